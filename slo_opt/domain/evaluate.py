@@ -1,0 +1,369 @@
+"""The independent checker: replays a schedule on the engine model and scores it.
+
+It shares no code with any solver. A result that has not passed here is never shown.
+"""
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slo_opt.domain.engine import prefill_pairs
+from slo_opt.domain.instance import Instance
+from slo_opt.domain.schedule import Batch, Schedule
+from slo_opt.domain.slo import ScoreRule
+
+TIME_TOLERANCE_S = 1e-7
+_LATE_TOLERANCE = 1.05  # first-late-shifts
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A rule that the schedule breaks.
+
+    Parameters
+    ----------
+    rule : str
+        Short name of the rule.
+    batch : int
+        Index of the batch.
+    request : int or None
+        Index of the request, where it is about one.
+    detail : str
+        The figures.
+    """
+
+    rule: str
+    batch: int
+    request: int | None
+    detail: str
+
+    def __str__(self) -> str:
+        about = "" if self.request is None else f", request {self.request}"
+        return f"batch {self.batch}{about}: {self.rule}: {self.detail}"
+
+
+@dataclass(frozen=True, slots=True)
+class StageTimes:
+    """What one stage got; seconds, NaN for what never happened.
+
+    Parameters
+    ----------
+    release_s, first_token_s, last_token_s : float
+        Actual times.
+    first_due_s : float
+        Deadline of the first token.
+    lateness_s : float
+        Worst lateness over the stage's tokens under the score rule; <= 0 is on time.
+    """
+
+    release_s: float
+    first_token_s: float
+    last_token_s: float
+    first_due_s: float
+    lateness_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Outcome of a replay.
+
+    Parameters
+    ----------
+    attained, finished, counted : (N,) bool arrays
+        Per request: every token on time; all tokens produced; offered under an SLO (not best effort).
+    value : float
+        Sum of the values of the attained requests.
+    stages : tuple of tuple of StageTimes
+        Per request, its stages so far.
+    violations : tuple of Violation
+        Empty for a legal schedule.
+    busy_s : float
+        Engine time spent in batches, over all replicas.
+    peak_kv_blocks : int
+        Most blocks held at once on one replica.
+    num_tokens : int
+        Scheduled tokens.
+    """
+
+    attained: NDArray[np.bool_]
+    finished: NDArray[np.bool_]
+    counted: NDArray[np.bool_]
+    value: float
+    stages: tuple[tuple[StageTimes, ...], ...]
+    violations: tuple[Violation, ...]
+    busy_s: float
+    peak_kv_blocks: int
+    num_tokens: int
+
+    @property
+    def legal(self) -> bool:
+        """Whether the schedule breaks no rule."""
+        return not self.violations
+
+    @property
+    def num_attained(self) -> int:
+        """Requests attained."""
+        return int(self.attained.sum())
+
+
+class _Progress:
+    """One request under replay: its KV cache, and its token clock.
+
+    Token ``n`` of a stage with a prompt is due ``n - 1`` TPOTs after `clock_s`, of a continued decode ``n``: there the
+    last token of the phase before counts as token 0.
+    """
+
+    def __init__(self, instance: Instance, index: int) -> None:
+        request = instance.requests[index]
+        self.rule = instance.score_rule
+        self.stages = request.stages
+        self.limits_s = [instance.ttft_limit_s(stage) if stage.prompt_tokens else 0.0 for stage in request.stages]
+        stretch = _LATE_TOLERANCE if self.rule is ScoreRule.FIRST_LATE_SHIFTS else 1.0
+        self.tpots_s = [instance.tpot_s(stage) * stretch for stage in request.stages]
+        self.times: list[StageTimes] = []
+        self.stage = 0
+        self.replica = -1
+        self.known = self.computed = 0  # tokens of context that exist, and of those the ones in the KV cache
+        self.clock_s = 0.0
+        self._open(request.arrival_s + self.stages[0].pause_s)
+
+    def _open(self, release_s: float) -> None:
+        stage = self.stages[self.stage]
+        self.release_s = release_s
+        self.emitted = 0
+        self.first_s = self.last_s = math.nan
+        self.lateness_s = -math.inf
+        if stage.prompt_tokens:
+            self.computed = stage.cached_tokens
+            self.known = stage.cached_tokens + stage.prompt_tokens
+            self.clock_s = release_s + self.limits_s[self.stage]
+            self.first_due_s = self.clock_s
+            self.replica = -1
+        else:
+            self.first_due_s = self.clock_s + self.tpots_s[self.stage]
+
+    @property
+    def done(self) -> bool:
+        return self.stage == len(self.stages)
+
+    @property
+    def decoding(self) -> bool:
+        """Whether the next token is a decode step and not a prefill chunk."""
+        started = self.emitted > 0 or self.stages[self.stage].prompt_tokens == 0
+        return started and self.known - self.computed == 1
+
+    def emit(self, now_s: float) -> None:
+        """One output token at `now_s`."""
+        stage = self.stages[self.stage]
+        self.known += 1
+        self.emitted += 1
+        self.last_s = now_s
+        first_of_prompt = self.emitted == 1 and stage.prompt_tokens > 0
+        last = self.emitted == stage.output_tokens
+        if self.emitted == 1:
+            self.first_s = now_s
+        steps = self.emitted - (stage.prompt_tokens > 0)
+        due_s = self.clock_s + steps * self.tpots_s[self.stage]
+        if first_of_prompt and self.rule is ScoreRule.FIRST_LATE_SHIFTS:
+            due_s = self.release_s + self.limits_s[self.stage] * _LATE_TOLERANCE
+            self.clock_s = max(self.clock_s, now_s)
+        elif first_of_prompt and self.rule is ScoreRule.MEAN_TPOT:
+            self.clock_s = now_s
+        if self.rule is not ScoreRule.MEAN_TPOT or first_of_prompt or last:
+            self.lateness_s = max(self.lateness_s, now_s - due_s)
+        if last:
+            self.times.append(self.snapshot())
+            self.clock_s = now_s if self.rule is ScoreRule.MEAN_TPOT else self.clock_s + steps * self.tpots_s[self.stage]
+            self.stage += 1
+            if not self.done:
+                self._open(now_s + self.stages[self.stage].pause_s)
+
+    def snapshot(self) -> StageTimes:
+        return StageTimes(self.release_s, self.first_s, self.last_s, self.first_due_s, self.lateness_s)
+
+
+class _Replay:
+    """State of the replicas while the batches pass by."""
+
+    def __init__(self, instance: Instance) -> None:
+        self.instance = instance
+        self.progress: dict[int, _Progress] = {}
+        self.held: list[dict[int, int]] = [{} for _ in range(instance.num_replicas)]
+        self.held_sum = [0] * instance.num_replicas
+        self.free_at_s = [-math.inf] * instance.num_replicas
+        self.violations: list[Violation] = []
+        self.busy_s = 0.0
+        self.peak_kv_blocks = 0
+        self.num_tokens = 0
+
+    def violate(self, rule: str, b: int, request: int | None, detail: str) -> None:
+        self.violations.append(Violation(rule, b, request, detail))
+
+    def _hold(self, replica: int, index: int, blocks: int) -> None:
+        self.held_sum[replica] += blocks - self.held[replica].get(index, 0)
+        self.held[replica][index] = blocks
+
+    def _release(self, replica: int, index: int) -> None:
+        self.held_sum[replica] -= self.held[replica].pop(index, 0)
+
+    def _preempt(self, b: int, replica: int, index: int) -> None:
+        state = self.progress.get(index)
+        if state is None or state.done or index not in self.held[replica]:
+            self.violate("preempted-not-running", b, index, f"it holds no KV on replica {replica}")
+            return
+        self._release(replica, index)
+        state.computed = 0  # recompute: the whole context is prefilled again
+        state.replica = -1
+
+    def run(self, b: int, batch: Batch) -> None:
+        """Replay one batch."""
+        engine, replica, start_s = self.instance.engine, batch.replica, batch.start_s
+        if not 0 <= replica < self.instance.num_replicas:
+            self.violate("unknown-replica", b, None, f"replica {replica} of {self.instance.num_replicas}")
+            return
+        if not math.isfinite(start_s) or start_s < self.free_at_s[replica] - TIME_TOLERANCE_S:
+            self.violate("overlap", b, None, f"starts at {start_s} s, replica busy until {self.free_at_s[replica]} s")
+        for index in batch.preempted:
+            self._preempt(b, replica, index)
+        if not batch.requests:
+            self.violate("empty-batch", b, None, "a batch schedules no request")
+        for index, times in Counter(batch.requests).items():
+            if times > 1:
+                self.violate("repeated-request", b, index, f"appears {times} times in one batch")
+        emitting: list[tuple[_Progress, int, int]] = []
+        total = context = draft_steps = 0
+        pairs = 0.0
+        for position, (index, tokens) in enumerate(zip(batch.requests, batch.tokens, strict=True)):
+            if not 0 <= index < len(self.instance.requests):
+                self.violate("unknown-request", b, index, f"the instance has {len(self.instance.requests)} requests")
+                continue
+            state = self.progress.get(index)
+            if state is None:
+                state = self.progress[index] = _Progress(self.instance, index)
+            total += tokens
+            emits = self._entry(b, batch, position, index, tokens, state)
+            if emits is None:
+                continue
+            if state.decoding:
+                context += state.computed
+                draft_steps = max(draft_steps, tokens - 1)
+                state.computed += emits
+            else:
+                pairs += prefill_pairs(tokens, state.computed)
+                state.computed += tokens
+            if emits:
+                emitting.append((state, index, emits))
+            state.replica = replica
+            self._hold(replica, index, engine.kv_blocks_for(state.computed))
+        if total > engine.max_num_batched_tokens:
+            self.violate("token-budget", b, None, f"{total} tokens; the engine takes {engine.max_num_batched_tokens}")
+        if len(batch.requests) > engine.max_num_seqs:
+            self.violate("sequence-limit", b, None, f"{len(batch.requests)} requests; limit {engine.max_num_seqs}")
+        if self.held_sum[replica] > engine.kv_blocks:
+            self.violate("kv-capacity", b, None, f"{self.held_sum[replica]} blocks held of {engine.kv_blocks}")
+        self.peak_kv_blocks = max(self.peak_kv_blocks, self.held_sum[replica])
+        duration_s = engine.batch_time_s(
+            total,
+            decode_context_tokens=context,
+            prefill_pairs=pairs,
+            num_requests=len(batch.requests),
+            draft_steps=draft_steps,
+        )
+        self.num_tokens += total
+        self.busy_s += duration_s
+        self.free_at_s[replica] = end_s = start_s + duration_s
+        for state, index, emits in emitting:
+            for _ in range(emits):
+                stage = state.stage
+                state.emit(end_s)
+                if state.done or (state.stage != stage and state.stages[state.stage].prompt_tokens):
+                    self._release(replica, index)
+
+    def _entry(self, b: int, batch: Batch, position: int, index: int, tokens: int, state: _Progress) -> int | None:
+        """Check one entry; output tokens it yields, None if it is illegal."""
+        if state.done:
+            self.violate("already-finished", b, index, "all its tokens were produced before")
+            return None
+        if tokens < 1:
+            self.violate("no-tokens", b, index, f"{tokens} tokens scheduled")
+            return None
+        if batch.start_s < state.release_s - TIME_TOLERANCE_S:
+            self.violate("before-release", b, index, f"starts at {batch.start_s} s, released at {state.release_s} s")
+        if state.replica not in (-1, batch.replica):
+            self.violate("moved-replica", b, index, f"its KV is on replica {state.replica}")
+        left = state.known - state.computed
+        if not state.decoding:
+            if tokens > left:
+                self.violate("too-many-tokens", b, index, f"{tokens} tokens of prefill, {left} left")
+                return None
+            return int(tokens == left)
+        emits = 1 if batch.emitted is None else batch.emitted[position]
+        speculated = batch.emitted is not None
+        if tokens != 1 and not speculated:
+            self.violate("too-many-tokens", b, index, f"{tokens} tokens for a decode that is not speculated")
+            return None
+        # A speculated step may run past a phase boundary: thinking and response are one decode.
+        if not 1 <= emits <= min(tokens, self._decode_left(state)):
+            self.violate("too-many-tokens", b, index, f"{emits} tokens emitted from {tokens} scheduled")
+            return None
+        return emits
+
+    @staticmethod
+    def _decode_left(state: _Progress) -> int:
+        """Output tokens left before the request ends or its next round is released."""
+        left = state.stages[state.stage].output_tokens - state.emitted
+        for stage in state.stages[state.stage + 1 :]:
+            if stage.prompt_tokens:
+                break
+            left += stage.output_tokens
+        return left
+
+
+def evaluate(instance: Instance, schedule: Schedule) -> Evaluation:
+    """Replay a schedule on the engine model and score it.
+
+    Parameters
+    ----------
+    instance : Instance
+        Requests, SLOs, engine and score rule.
+    schedule : Schedule
+        Batches on each replica; starts in seconds from the start of the trace.
+
+    Returns
+    -------
+    Evaluation
+        Attainment, value and every violation. A batch occupies its replica for exactly the engine model's batch time;
+        tokens appear at its end. KV blocks are held from the first chunk to the end of the batch that completes the
+        request or its round, and are counted after the batch's own tokens are stored.
+    """
+    replay = _Replay(instance)
+    for b, batch in enumerate(schedule):
+        replay.run(b, batch)
+    count = len(instance.requests)
+    attained, finished = np.zeros(count, dtype=np.bool_), np.zeros(count, dtype=np.bool_)
+    counted = np.array([not instance.slo_of(request).best_effort for request in instance.requests], dtype=np.bool_)
+    stages: list[tuple[StageTimes, ...]] = []
+    for i in range(count):
+        state = replay.progress.get(i)
+        if state is None:
+            stages.append(())
+            continue
+        finished[i] = state.done
+        stages.append((*state.times, *(() if state.done else (state.snapshot(),))))
+        on_time = all(times.lateness_s <= TIME_TOLERANCE_S for times in state.times)
+        attained[i] = state.done and counted[i] and on_time
+    value = math.fsum(instance.value_of(instance.requests[i]) for i in np.flatnonzero(attained))
+    return Evaluation(
+        attained=attained,
+        finished=finished,
+        counted=counted,
+        value=value,
+        stages=tuple(stages),
+        violations=tuple(replay.violations),
+        busy_s=replay.busy_s,
+        peak_kv_blocks=replay.peak_kv_blocks,
+        num_tokens=replay.num_tokens,
+    )

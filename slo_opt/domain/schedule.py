@@ -1,0 +1,135 @@
+"""A schedule: which request got how many tokens in which batch. Columnar, since an hour of trace has millions."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One batch on one replica.
+
+    Parameters
+    ----------
+    start_s : float
+        When it starts; how long it takes is the engine model's business.
+    requests : sequence of int
+        Indices into `Instance.requests`, each at most once.
+    tokens : sequence of int
+        Scheduled tokens of each: a prefill chunk, 1 for a decode, 1 + draft tokens for a speculated one.
+    emitted : sequence of int or None
+        Output tokens that each speculated decode yields; None where nothing is speculated.
+    preempted : sequence of int
+        Requests whose KV is dropped just before the batch; they re-prefill all their tokens.
+    replica : int
+        Replica it runs on.
+    """
+
+    start_s: float
+    requests: Sequence[int]
+    tokens: Sequence[int]
+    emitted: Sequence[int] | None = None
+    preempted: Sequence[int] = ()
+    replica: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Batches in order of start, as arrays.
+
+    Parameters
+    ----------
+    start_s : (B,) float array
+        Start of each batch.
+    replica : (B,) int array
+        Its replica.
+    offset : (B + 1,) int array
+        Entries ``offset[b]:offset[b + 1]`` belong to batch ``b``.
+    request, tokens : (E,) int arrays
+        Request index and scheduled tokens of each entry.
+    emitted : (E,) int array or None
+        Output tokens of speculated decodes.
+    preempted : mapping of int to tuple of int
+        Requests preempted just before a batch.
+    admitted : tuple of int
+        Requests that the plan promised to serve on time.
+    """
+
+    start_s: NDArray[np.float64]
+    replica: NDArray[np.int64]
+    offset: NDArray[np.int64]
+    request: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+    emitted: NDArray[np.int64] | None = None
+    preempted: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    admitted: tuple[int, ...] = ()
+
+    @staticmethod
+    def from_batches(batches: Iterable[Batch], admitted: Iterable[int] = ()) -> "Schedule":
+        """Build the arrays from batches in any order."""
+        ordered = sorted(batches, key=lambda batch: batch.start_s)
+        speculated = any(batch.emitted is not None for batch in ordered)
+        emitted: list[int] = []
+        for batch in ordered if speculated else ():
+            emitted += batch.emitted if batch.emitted is not None else [1] * len(batch.tokens)
+
+        def ints(values: Iterable[int]) -> NDArray[np.int64]:
+            return np.fromiter(values, dtype=np.int64)
+
+        return Schedule(
+            start_s=np.fromiter((batch.start_s for batch in ordered), dtype=np.float64),
+            replica=ints(batch.replica for batch in ordered),
+            offset=np.concatenate([[0], np.cumsum([len(batch.requests) for batch in ordered], dtype=np.int64)]),
+            request=ints(r for batch in ordered for r in batch.requests),
+            tokens=ints(t for batch in ordered for t in batch.tokens),
+            emitted=ints(emitted) if speculated else None,
+            preempted={b: tuple(batch.preempted) for b, batch in enumerate(ordered) if batch.preempted},
+            admitted=tuple(sorted(admitted)),
+        )
+
+    def __len__(self) -> int:
+        return len(self.start_s)
+
+    def __iter__(self) -> Iterator[Batch]:
+        request, tokens, offset = self.request.tolist(), self.tokens.tolist(), self.offset.tolist()
+        emitted = None if self.emitted is None else self.emitted.tolist()
+        for b, (start_s, replica) in enumerate(zip(self.start_s.tolist(), self.replica.tolist(), strict=True)):
+            entries = slice(offset[b], offset[b + 1])
+            yield Batch(
+                start_s=start_s,
+                requests=request[entries],
+                tokens=tokens[entries],
+                emitted=None if emitted is None else emitted[entries],
+                preempted=self.preempted.get(b, ()),
+                replica=replica,
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, for JSON; `from_dict` reads them back."""
+        return {
+            "start_s": self.start_s.tolist(),
+            "replica": self.replica.tolist(),
+            "offset": self.offset.tolist(),
+            "request": self.request.tolist(),
+            "tokens": self.tokens.tolist(),
+            "emitted": None if self.emitted is None else self.emitted.tolist(),
+            "preempted": {str(b): list(requests) for b, requests in self.preempted.items()},
+            "admitted": list(self.admitted),
+        }
+
+    @staticmethod
+    def from_dict(data: dict[str, Any]) -> "Schedule":
+        """Inverse of `to_dict`."""
+        return Schedule(
+            start_s=np.asarray(data["start_s"], dtype=np.float64),
+            replica=np.asarray(data["replica"], dtype=np.int64),
+            offset=np.asarray(data["offset"], dtype=np.int64),
+            request=np.asarray(data["request"], dtype=np.int64),
+            tokens=np.asarray(data["tokens"], dtype=np.int64),
+            emitted=None if data["emitted"] is None else np.asarray(data["emitted"], dtype=np.int64),
+            preempted={int(b): tuple(requests) for b, requests in data["preempted"].items()},
+            admitted=tuple(data["admitted"]),
+        )
