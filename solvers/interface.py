@@ -4,6 +4,7 @@ Why it stopped, what came back and what is proved are three answers, as in MathO
 Limits and infeasibility are results, not exceptions.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -38,6 +39,8 @@ class SolverConfig:
         Random seed and threads.
     log : bool
         Whether the solver writes its log to stderr.
+    progress : callable or None
+        Called now and then with a phrase (what is being done) and the share done in [0, 1], or None if not known.
     """
 
     time_limit_s: float | None = None
@@ -45,6 +48,7 @@ class SolverConfig:
     seed: int = 0
     threads: int = 1
     log: bool = False
+    progress: Callable[[str, float | None], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
