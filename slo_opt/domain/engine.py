@@ -131,9 +131,7 @@ class EngineModel:
         The inverse of `batch_time_s` at given context and requests, without prefill pairs (the ``time2bs`` of
         SLOs-Serve, arXiv 2504.08784, section 3), capped at `max_num_batched_tokens`.
         """
-        fixed_s = (
-            self.decode_context_s * decode_context_tokens + self.request_s * num_requests + self.host_s
-        )
+        fixed_s = self.decode_context_s * decode_context_tokens + self.request_s * num_requests + self.host_s
         left_s = seconds - fixed_s
         most = float(self.max_num_batched_tokens)
         for piece in self.pieces:
@@ -143,6 +141,27 @@ class EngineModel:
             if piece.per_token_s > 0:
                 most = min(most, spare_s / piece.per_token_s)
         return math.floor(most + 1e-9)
+
+    def least_prefill_s(self, prompt_tokens: int, cached_tokens: int = 0) -> float:
+        """Lower bound on the engine time of a prefill, however it is cut into chunks.
+
+        ``m = ceil(p / max_num_batched_tokens)`` batches are needed. Each piece summed over any ``m' >= m`` batches is
+        at least ``k_l * p + m * b_l``, and the pairs of the chunks add up to those of the whole prompt. Equal to
+        `zero_load_ttft_s` for a prompt that fits in one batch; below it for a longer one, where even chunks beat full
+        batches and a rest.
+        """
+        batches = -(-prompt_tokens // self.max_num_batched_tokens)
+        roofline = max(piece.per_token_s * prompt_tokens + piece.base_s * batches for piece in self.pieces)
+        pairs = prefill_pairs(prompt_tokens, cached_tokens)
+        return roofline + self.prefill_pair_s * pairs + batches * (self.request_s + self.host_s)
+
+    def least_step_s(self, context_tokens: int) -> float:
+        """Lower bound on the engine time between two tokens of a request, at `context_tokens` in its KV cache.
+
+        A decode step alone in its batch, or, for a request that was preempted, its re-prefill.
+        """
+        step_s = self.batch_time_s(1, decode_context_tokens=context_tokens, num_requests=1)
+        return min(step_s, self.least_prefill_s(context_tokens + 1))
 
     def zero_load_ttft_s(self, prompt_tokens: int, cached_tokens: int = 0) -> float:
         """Seconds from arrival to first token on an idle engine: ``T0(p)``.

@@ -11,12 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slo_opt.domain.engine import prefill_pairs
-from slo_opt.domain.instance import Instance
+from slo_opt.domain.instance import TIME_TOLERANCE_S, Instance
 from slo_opt.domain.schedule import Batch, Schedule
-from slo_opt.domain.slo import ScoreRule
-
-TIME_TOLERANCE_S = 1e-7
-_LATE_TOLERANCE = 1.05  # first-late-shifts
+from slo_opt.domain.slo import TTFT_TOLERANCE, ScoreRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +118,7 @@ class _Progress:
         self.rule = instance.score_rule
         self.stages = request.stages
         self.limits_s = [instance.ttft_limit_s(stage) if stage.prompt_tokens else 0.0 for stage in request.stages]
-        stretch = _LATE_TOLERANCE if self.rule is ScoreRule.FIRST_LATE_SHIFTS else 1.0
+        stretch = TTFT_TOLERANCE if self.rule is ScoreRule.FIRST_LATE_SHIFTS else 1.0
         self.tpots_s = [instance.tpot_s(stage) * stretch for stage in request.stages]
         self.times: list[StageTimes] = []
         self.stage = 0
@@ -168,7 +165,7 @@ class _Progress:
         steps = self.emitted - (stage.prompt_tokens > 0)
         due_s = self.clock_s + steps * self.tpots_s[self.stage]
         if first_of_prompt and self.rule is ScoreRule.FIRST_LATE_SHIFTS:
-            due_s = self.release_s + self.limits_s[self.stage] * _LATE_TOLERANCE
+            due_s = self.release_s + self.limits_s[self.stage] * TTFT_TOLERANCE
             self.clock_s = max(self.clock_s, now_s)
         elif first_of_prompt and self.rule is ScoreRule.MEAN_TPOT:
             self.clock_s = now_s
@@ -176,7 +173,9 @@ class _Progress:
             self.lateness_s = max(self.lateness_s, now_s - due_s)
         if last:
             self.times.append(self.snapshot())
-            self.clock_s = now_s if self.rule is ScoreRule.MEAN_TPOT else self.clock_s + steps * self.tpots_s[self.stage]
+            self.clock_s = (
+                now_s if self.rule is ScoreRule.MEAN_TPOT else self.clock_s + steps * self.tpots_s[self.stage]
+            )
             self.stage += 1
             if not self.done:
                 self._open(now_s + self.stages[self.stage].pause_s)
@@ -194,6 +193,7 @@ class _Replay:
         self.held: list[dict[int, int]] = [{} for _ in range(instance.num_replicas)]
         self.held_sum = [0] * instance.num_replicas
         self.free_at_s = [-math.inf] * instance.num_replicas
+        self.latest_start_s = -math.inf
         self.violations: list[Violation] = []
         self.busy_s = 0.0
         self.peak_kv_blocks = 0
@@ -226,6 +226,9 @@ class _Replay:
             return
         if not math.isfinite(start_s) or start_s < self.free_at_s[replica] - TIME_TOLERANCE_S:
             self.violate("overlap", b, None, f"starts at {start_s} s, replica busy until {self.free_at_s[replica]} s")
+        if start_s < self.latest_start_s:
+            self.violate("unordered", b, None, f"starts at {start_s} s, after a batch that starts later")
+        self.latest_start_s = max(self.latest_start_s, start_s)
         for index in batch.preempted:
             self._preempt(b, replica, index)
         if not batch.requests:
@@ -247,6 +250,9 @@ class _Replay:
             emits = self._entry(b, batch, position, index, tokens, state)
             if emits is None:
                 continue
+            if state.known + emits > engine.max_model_len:
+                detail = f"{state.known + emits} tokens of context; the engine takes {engine.max_model_len}"
+                self.violate("model-length", b, index, detail)
             if state.decoding:
                 context += state.computed
                 draft_steps = max(draft_steps, tokens - 1)

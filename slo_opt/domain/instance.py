@@ -7,7 +7,9 @@ from types import MappingProxyType
 from slo_opt.domain.engine import EngineModel
 from slo_opt.domain.errors import InvalidInputError
 from slo_opt.domain.request import Request, Stage
-from slo_opt.domain.slo import ScoreRule, SloClass
+from slo_opt.domain.slo import TTFT_TOLERANCE, ScoreRule, SloClass
+
+TIME_TOLERANCE_S = 1e-7  # lateness that `evaluate` forgives, for the rounding of floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +95,9 @@ class Instance:
         return self.slo_classes[stage.slo].tpot_ms / 1000
 
     def unservable_reason(self, request: Request) -> str | None:
-        """Why no schedule whatever can attain the request, in words; None if nothing forbids it."""
+        """Why no schedule without speculation can attain the request, in words; None if nothing forbids it."""
         engine = self.engine
+        tolerance = TTFT_TOLERANCE if self.score_rule is ScoreRule.FIRST_LATE_SHIFTS else 1.0
         context = 0
         for stage in request.stages:
             if stage.prompt_tokens:
@@ -106,15 +109,18 @@ class Instance:
             if blocks > engine.kv_blocks:
                 return f"{context} tokens need {blocks} KV blocks; the engine has {engine.kv_blocks}"
             if stage.prompt_tokens:
-                limit_s = self.ttft_limit_s(stage)
-                least_s = engine.zero_load_ttft_s(stage.prompt_tokens, stage.cached_tokens)
-                if limit_s < least_s:
+                limit_s = self.ttft_limit_s(stage) * tolerance
+                least_s = engine.least_prefill_s(stage.prompt_tokens, stage.cached_tokens)
+                if limit_s < least_s - TIME_TOLERANCE_S:
                     return (
                         f"TTFT limit of {limit_s * 1e3:.1f} ms is below the zero-load TTFT of {least_s * 1e3:.1f} ms "
                         f"for {stage.prompt_tokens} prompt tokens"
                     )
-            step_s = engine.batch_time_s(1, decode_context_tokens=context - stage.output_tokens, num_requests=1)
-            if stage.output_tokens > 1 and self.tpot_s(stage) < step_s and self.score_rule is ScoreRule.MEAN_TPOT:
+            continued = stage.prompt_tokens == 0
+            steps = stage.output_tokens - (not continued)
+            step_s = engine.least_step_s(context - stage.output_tokens - continued)
+            late_s = steps * (step_s - self.tpot_s(stage))
+            if self.score_rule is ScoreRule.MEAN_TPOT and late_s > TIME_TOLERANCE_S:
                 return f"TPOT of {self.tpot_s(stage) * 1e3:.1f} ms is below the least step of {step_s * 1e3:.1f} ms"
         return None
 

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from slo_opt.domain.errors import InvalidInputError
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -56,6 +58,11 @@ class Schedule:
         Requests preempted just before a batch.
     admitted : tuple of int
         Requests that the plan promised to serve on time.
+
+    Raises
+    ------
+    InvalidInputError
+        The arrays do not fit together.
     """
 
     start_s: NDArray[np.float64]
@@ -66,6 +73,22 @@ class Schedule:
     emitted: NDArray[np.int64] | None = None
     preempted: dict[int, tuple[int, ...]] = field(default_factory=dict)
     admitted: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        batches, entries = len(self.start_s), len(self.request)
+        lengths = [("replica", self.replica, batches), ("tokens", self.tokens, entries)]
+        if self.emitted is not None:
+            lengths.append(("emitted", self.emitted, entries))
+        for name, array, length in lengths:
+            if array.shape != (length,):
+                raise InvalidInputError(f"schedule: {name} has shape {array.shape}; expected {(length,)}")
+        ends = (int(self.offset[0]), int(self.offset[-1])) if self.offset.shape == (batches + 1,) else None
+        if ends != (0, entries) or np.any(np.diff(self.offset) < 0):
+            raise InvalidInputError(
+                f"schedule: offset must ascend from 0 to {entries} in {batches + 1} steps, one entry a batch and the end"
+            )
+        if any(not 0 <= b < batches for b in self.preempted):
+            raise InvalidInputError(f"schedule: preempted names a batch outside 0..{batches - 1}")
 
     @staticmethod
     def from_batches(batches: Iterable[Batch], admitted: Iterable[int] = ()) -> "Schedule":

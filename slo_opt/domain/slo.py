@@ -7,6 +7,7 @@ from enum import StrEnum
 from slo_opt.domain.errors import InvalidInputError
 
 MAX_LIMIT_MS = 86_400_000.0  # a day: anything longer is a unit error
+TTFT_TOLERANCE = 1.05  # factor on the limits under the first-late-shifts rule
 
 
 class ScoreRule(StrEnum):
@@ -70,7 +71,9 @@ class SloClass:
             raise InvalidInputError(f"{where}: give exactly one of ttft_ms and ttft_slowdown")
         for field, value in (("tpot_ms", self.tpot_ms), ("ttft_ms", self.ttft_ms)):
             if value is not None and not 0 < value <= MAX_LIMIT_MS:  # NaN fails too
-                raise InvalidInputError(f"{where}: {field} is {value}; expected milliseconds in (0, {MAX_LIMIT_MS:.0f}]")
+                raise InvalidInputError(
+                    f"{where}: {field} is {value}; expected milliseconds in (0, {MAX_LIMIT_MS:.0f}]"
+                )
         if self.ttft_slowdown is not None and not 1 <= self.ttft_slowdown <= 1e6:
             raise InvalidInputError(
                 f"{where}: ttft_slowdown is {self.ttft_slowdown}; expected a multiple >= 1 of the zero-load TTFT: "
