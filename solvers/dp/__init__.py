@@ -1,0 +1,1 @@
+"""Exact label-setting for the admission plan (level 2), fast enough for a live scheduler."""
