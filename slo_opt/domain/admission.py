@@ -108,6 +108,9 @@ class AdmissionProblem:
             raise InvalidInputError("headroom_ppm and supply_ps must ascend with the tier: a tighter tier leaves less")
         if np.any(self.supply_ps < self.length_us[None, :, None] * self.headroom_ppm):
             raise InvalidInputError("supply_ps must be at least length_us * headroom_ppm")
+        for field in ("work_ps", "load_ppm", "blocks", "length_us"):
+            if np.any(getattr(self, field) < 0):
+                raise InvalidInputError(f"{field} must not be negative: accepting one more never leaves room for others")
         if np.any(self.value <= 0):
             raise InvalidInputError("value must be positive; leave worthless candidates out")
 
@@ -119,7 +122,7 @@ class AdmissionProblem:
     @property
     def num_tiers(self) -> int:
         """``K``."""
-        return self.supply_ps.shape[2] - 1
+        return int(self.supply_ps.shape[2]) - 1
 
     def check(self, accepted: Iterable[int]) -> str | None:
         """Why the set is infeasible, naming rule and interval; None if it is feasible. Plain, independent of solvers."""
