@@ -85,7 +85,7 @@ class Schedule:
         ends = (int(self.offset[0]), int(self.offset[-1])) if self.offset.shape == (batches + 1,) else None
         if ends != (0, entries) or np.any(np.diff(self.offset) < 0):
             raise InvalidInputError(
-                f"schedule: offset must ascend from 0 to {entries} in {batches + 1} steps, one entry a batch and the end"
+                f"schedule: offset must ascend from 0 to {entries} in {batches + 1} values, one a batch and the end"
             )
         if any(not 0 <= b < batches for b in self.preempted):
             raise InvalidInputError(f"schedule: preempted names a batch outside 0..{batches - 1}")

@@ -1,6 +1,7 @@
 """Outer time windows: the earliest release and latest deadlines of each stage over all schedules that attain it.
 
-Schedules with preemption are included, with speculation not. Relaxations build on these: a window that is wider than need be keeps a bound valid, a narrower one would not.
+Schedules with preemption are included, those with speculation are not. Relaxations build on these: a window that is
+wider than need be keeps a bound valid, a narrower one would not.
 """
 
 from dataclasses import dataclass
