@@ -1,1 +1,1 @@
-
+"""Traces: formats and their readers, scenarios that assign SLOs, generators fitted to published statistics."""

@@ -73,9 +73,7 @@ def random_snapshot(rng: np.random.Generator, engine: EngineModel, shape: Snapsh
         tpot_s = tiers_s[int(rng.integers(shape.num_tiers - present, shape.num_tiers))]
         decoding.append(Decoding(f"running-{number}", tpot_s, context, remaining))
 
-    prompts = [
-        _length(rng, shape.prompt_median_tokens, engine.max_model_len // 2) for _ in range(shape.num_candidates)
-    ]
+    prompts = [_length(rng, shape.prompt_median_tokens, engine.max_model_len // 2) for _ in range(shape.num_candidates)]
     alone_s = [engine.zero_load_ttft_s(prompt) for prompt in prompts]
     spread_s = sum(alone_s) / shape.overload
     candidates = []

@@ -1,0 +1,1 @@
+"""Trace file formats, one module each, and the rules that tell them apart."""

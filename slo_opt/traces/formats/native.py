@@ -1,0 +1,310 @@
+"""The native ``trace.json``: read strictly, written deterministically. See docs/trace-format.md."""
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from slo_opt.domain.engine import EngineModel, RooflinePiece
+from slo_opt.domain.engines import ENGINES
+from slo_opt.domain.errors import InvalidInputError, TraceFormatError
+from slo_opt.domain.request import Request, Stage
+from slo_opt.domain.slo import ScoreRule, SloClass
+from slo_opt.traces.nearest import did_you_mean
+from slo_opt.traces.rows import Scalar
+from slo_opt.traces.source import Source
+from slo_opt.traces.trace import Trace, ordering_problem
+from slo_opt.traces.transforms import by_arrival
+
+FORMAT = "slo-opt-trace"
+VERSION: Literal[1] = 1
+_Name = Annotated[str, msgspec.Meta(min_length=1)]
+
+
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Unknown fields are errors: a misspelt one would be lost without a word."""
+
+
+class PieceFields(_Strict, frozen=True):
+    """A roofline piece of an inline engine."""
+
+    per_token_s: float
+    base_s: float
+    per_draft_step_s: float = 0.0
+
+
+class EngineFields(_Strict, frozen=True):
+    """An inline engine; the defaults are those of `EngineModel`."""
+
+    name: str
+    source: str
+    pieces: tuple[PieceFields, ...]
+    decode_context_s: float = 0.0
+    prefill_pair_s: float = 0.0
+    request_s: float = 0.0
+    host_s: float = 0.0
+    block_size_tokens: int = 16
+    kv_blocks: int = 1 << 20
+    max_num_batched_tokens: int = 8192
+    max_num_seqs: int = 256
+    max_model_len: int = 8192
+
+
+class SloFields(_Strict, frozen=True):
+    """An SLO class."""
+
+    name: str
+    tpot_ms: float
+    ttft_ms: float | None = None
+    ttft_slowdown: float | None = None
+    weight: float = 1.0
+    best_effort: bool = False
+
+
+class StageFields(_Strict, frozen=True):
+    """A stage of a request."""
+
+    prompt_tokens: int
+    output_tokens: int
+    slo: str
+    cached_tokens: int = 0
+    pause_s: float = 0.0
+
+
+class RequestFields(_Strict, frozen=True):
+    """A request: either one stage in short form, or `stages`."""
+
+    id: str
+    arrival_s: float
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    slo: str | None = None
+    cached_tokens: int | None = None
+    stages: tuple[StageFields, ...] | None = None
+
+
+class TraceFields(_Strict, frozen=True):
+    """The whole file."""
+
+    format: Literal["slo-opt-trace"]
+    version: Literal[1]
+    name: _Name
+    slo_classes: tuple[SloFields, ...]
+    requests: tuple[RequestFields, ...]
+    score_rule: str = ScoreRule.DSLO.value
+    engine: str | EngineFields | None = None
+    provenance: dict[str, Scalar] = {}
+
+
+_TOP_FIELDS = [field.encode_name for field in msgspec.structs.fields(TraceFields)]
+_ALL_FIELDS = sorted(
+    {
+        field.encode_name
+        for struct in (TraceFields, RequestFields, StageFields, SloFields, EngineFields, PieceFields)
+        for field in msgspec.structs.fields(struct)
+    }
+)
+_AT = re.compile(r"^(?P<what>.*?)(?: - at `(?P<place>\$.*)`)?$", re.DOTALL)
+_BYTE = re.compile(r"^(?P<what>.*) \(byte (?P<byte>\d+)\)$", re.DOTALL)
+
+
+def read(source: Source, *, sort: bool = False) -> Trace:
+    """A native trace.
+
+    Parameters
+    ----------
+    source : Source
+        The file.
+    sort : bool
+        Sort the requests by arrival instead of refusing unsorted ones.
+
+    Raises
+    ------
+    TraceFormatError
+        With the line of a syntax error, or the JSON pointer of a wrong value.
+    """
+    fields = _decode(source)
+    classes: dict[str, SloClass] = {}
+    for k, slo in enumerate(fields.slo_classes):
+        if slo.name in classes:
+            raise source.error(f"$.slo_classes[{k}].name", f"SLO class {slo.name!r} is defined twice", "Rename one.")
+        classes[slo.name] = _built(source, f"$.slo_classes[{k}]", SloClass, slo)
+    if fields.score_rule not in list(ScoreRule):
+        raise source.error(
+            "$.score_rule",
+            f"unknown score rule {fields.score_rule!r}; expected one of {', '.join(ScoreRule)}",
+            f"{did_you_mean(fields.score_rule, ScoreRule)}Correct it.",
+        )
+    requests = tuple(_request(source, k, request, classes) for k, request in enumerate(fields.requests))
+    if not requests:
+        raise source.error("$.requests", "is empty; expected at least one request", "Add requests.")
+    if sort:
+        requests = by_arrival(requests)
+    if (problem := ordering_problem(requests)) is not None:
+        raise source.error(f"$.requests[{problem[0]}]", problem[1], problem[2])
+    engine = _engine(source, fields.engine)
+    return Trace(fields.name, requests, classes, engine, ScoreRule(fields.score_rule), fields.provenance)
+
+
+def encode(trace: Trace) -> bytes:
+    """The trace as JSON, one request a line; equal traces give equal bytes."""
+    engine = trace.engine
+    fields = TraceFields(
+        format="slo-opt-trace",
+        version=VERSION,
+        name=trace.name,
+        slo_classes=tuple(msgspec.convert(_plain(slo), SloFields) for slo in trace.slo_classes.values()),
+        requests=(),
+        score_rule=trace.score_rule.value,
+        engine=msgspec.convert(_plain(engine), EngineFields) if isinstance(engine, EngineModel) else engine,
+        provenance=dict(trace.provenance),
+    )
+    head = msgspec.to_builtins(fields)
+    head["score_rule"] = fields.score_rule
+    order = ("format", "version", "name", "engine", "score_rule", "provenance")
+    lines = [f" {_json(key)}: {_json(head[key])}," for key in order if key in head]
+    lines.append(f' "slo_classes": [\n{_list(fields.slo_classes)}\n ],')
+    lines.append(f' "requests": [\n{_list([_request_fields(request) for request in trace.requests])}\n ]')
+    return ("{\n" + "\n".join(lines) + "\n}\n").encode()
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _list(items: Sequence[msgspec.Struct]) -> str:
+    return ",\n".join(f"  {_json(item)}" for item in items)
+
+
+def _plain(value: SloClass | EngineModel) -> Any:
+    return msgspec.to_builtins(value)
+
+
+def _request_fields(request: Request) -> RequestFields:
+    first = request.stages[0]
+    if len(request.stages) == 1 and not first.pause_s:
+        return RequestFields(
+            id=request.id,
+            arrival_s=request.arrival_s,
+            prompt_tokens=first.prompt_tokens,
+            output_tokens=first.output_tokens,
+            slo=first.slo,
+            cached_tokens=first.cached_tokens or None,
+        )
+    stages = tuple(
+        StageFields(stage.prompt_tokens, stage.output_tokens, stage.slo, stage.cached_tokens, stage.pause_s)
+        for stage in request.stages
+    )
+    return RequestFields(id=request.id, arrival_s=request.arrival_s, stages=stages)
+
+
+def _decode(source: Source) -> TraceFields:
+    try:
+        return msgspec.json.decode(source.text, type=TraceFields)
+    except msgspec.ValidationError as error:
+        raise _invalid(source, str(error)) from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise _malformed(source, str(error)) from None
+
+
+def _malformed(source: Source, message: str) -> TraceFormatError:
+    """A syntax error, placed by line and column."""
+    match = _BYTE.match(message)
+    if match is None:
+        line = source.text.rstrip().count("\n") + 1
+        return source.error(line, f"is not JSON ({message}); expected a complete JSON object", "Complete the file.")
+    before = source.text.encode()[: int(match["byte"])]
+    line, column = before.count(b"\n") + 1, len(before) - before.rfind(b"\n")
+    return source.error(
+        f"line {line}, column {column}",
+        f"is not JSON ({match['what'].removeprefix('JSON is malformed: ')}); NaN and comments are not JSON either",
+        "Mend the file there.",
+    )
+
+
+def _invalid(source: Source, message: str) -> TraceFormatError:
+    """A wrong value, placed by JSON pointer."""
+    match = _AT.match(message)
+    assert match is not None
+    what, place = match["what"], match["place"] or "$"
+    quoted = re.search(r"`([^`]*)`", what)
+    if what.startswith("Object contains unknown field") and quoted is not None:
+        hint = did_you_mean(quoted[1], _TOP_FIELDS if place == "$" else _ALL_FIELDS)
+        return source.error(place, f"unknown field {quoted[1]!r}", f"{hint}Rename or remove it.")
+    if what.startswith("Object missing required field") and quoted is not None:
+        if place == "$" and quoted[1] in ("format", "version"):
+            remedy = f'A native trace starts with "format": "{FORMAT}", "version": {VERSION}; else use --input-format.'
+        else:
+            remedy = "Add it; docs/trace-format.md lists the fields."
+        return source.error(place, f"required field {quoted[1]!r} is missing", remedy)
+    if place == "$.version":
+        return source.error(place, f"unknown version; expected {VERSION}", "Update slo-opt or rewrite the trace.")
+    if place == "$.format":
+        return source.error(place, f"expected {FORMAT!r}", "Correct it, or name the format with --input-format.")
+    return source.error(place, what[0].lower() + what[1:], "Correct the value; docs/trace-format.md has the types.")
+
+
+def _built(source: Source, place: str, kind: Any, fields: msgspec.Struct) -> Any:
+    """A domain object from checked fields; what it refuses becomes an error at `place`."""
+    try:
+        return kind(**{name: getattr(fields, name) for name in fields.__struct_fields__})
+    except InvalidInputError as error:
+        raise source.error(place, str(error), "Correct the value.") from None
+
+
+def _request(source: Source, index: int, fields: RequestFields, classes: dict[str, SloClass]) -> Request:
+    place = f"$.requests[{index}]"
+    short = {
+        name: value
+        for name in ("prompt_tokens", "output_tokens", "slo", "cached_tokens")
+        if (value := getattr(fields, name)) is not None
+    }
+    if fields.stages is not None:
+        if short:
+            raise source.error(
+                place, f"has stages and also {next(iter(short))!r}", "Give either stages or the short form, not both."
+            )
+        places = [f"{place}.stages[{k}]" for k in range(len(fields.stages))]
+        stages = tuple(_built(source, where, Stage, stage) for where, stage in zip(places, fields.stages, strict=True))
+    else:
+        for name in ("prompt_tokens", "output_tokens", "slo"):
+            if name not in short:
+                raise source.error(
+                    place, f"required field {name!r} is missing", "Add it, or describe the request by stages."
+                )
+        places = [place]
+        try:
+            stages = (Stage(**short),)
+        except InvalidInputError as error:
+            raise source.error(place, str(error), "Correct the value.") from None
+    for where, stage in zip(places, stages, strict=True):
+        if stage.slo not in classes:
+            raise source.error(
+                f"{where}.slo",
+                f"SLO class {stage.slo!r} is not defined; defined: {', '.join(sorted(classes)) or 'none'}",
+                f"{did_you_mean(stage.slo, classes)}Define it in slo_classes or correct the name.",
+            )
+    try:
+        return Request(fields.id, fields.arrival_s, stages)
+    except InvalidInputError as error:
+        raise source.error(place, str(error), "Correct the value.") from None
+
+
+def _engine(source: Source, engine: str | EngineFields | None) -> str | EngineModel | None:
+    if engine is None:
+        return None
+    if isinstance(engine, str):
+        if engine not in ENGINES:
+            raise source.error(
+                "$.engine",
+                f"unknown engine {engine!r}; built-in engines: {', '.join(ENGINES)}",
+                f"{did_you_mean(engine, ENGINES)}Correct the name or describe the engine inline.",
+            )
+        return engine
+    pieces = tuple(RooflinePiece(p.per_token_s, p.base_s, p.per_draft_step_s) for p in engine.pieces)
+    fields = {name: getattr(engine, name) for name in engine.__struct_fields__}
+    try:
+        return EngineModel(**{**fields, "pieces": pieces})
+    except InvalidInputError as error:
+        raise source.error("$.engine", str(error), "Correct the value.") from None
