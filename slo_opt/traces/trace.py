@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import TypeVar
 
 from slo_opt.domain.engine import EngineModel
 from slo_opt.domain.engines import engine_named
@@ -11,6 +12,8 @@ from slo_opt.domain.instance import Instance
 from slo_opt.domain.request import Request
 from slo_opt.domain.slo import ScoreRule, SloClass
 from slo_opt.traces.rows import RawTrace, Row, Scalar
+
+Arrival = TypeVar("Arrival", Request, Row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +153,7 @@ def context_tokens(request: Request) -> int:
     return longest
 
 
-def ordering_problem(items: Sequence[Request] | Sequence[Row]) -> tuple[int, str, str] | None:
+def ordering_problem(items: Sequence[Arrival]) -> tuple[int, str, str] | None:
     """Index, problem and remedy of the first item that repeats an id or arrives before its predecessor."""
     seen: set[str] = set()
     last_s = 0.0

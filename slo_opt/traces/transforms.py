@@ -2,14 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 from slo_opt.domain.errors import InvalidInputError
-from slo_opt.domain.request import Request
-from slo_opt.traces.rows import Row
-from slo_opt.traces.trace import Trace
-
-Arrival = TypeVar("Arrival", Request, Row)
+from slo_opt.traces.trace import Arrival, Trace
 
 
 def window(items: Sequence[Arrival], lo_s: float, hi_s: float) -> tuple[Arrival, ...]:
