@@ -6,6 +6,7 @@ See ``formulations/README.md``, section "Level 1: exact on batches", for the sta
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 from ortools.sat.python import cp_model
 
@@ -55,7 +56,9 @@ class Grid:
 
     def max_lag(self, seconds: float) -> int:
         """Most ticks between two ends."""
-        return math.ceil(self._ticks(seconds + 2 * TIME_TOLERANCE_S)) if self.outer else math.floor(self._ticks(seconds))
+        return (
+            math.ceil(self._ticks(seconds + 2 * TIME_TOLERANCE_S)) if self.outer else math.floor(self._ticks(seconds))
+        )
 
     def cost_ps(self, seconds: float) -> int:
         """A coefficient of the batch time, picoseconds."""
@@ -67,17 +70,17 @@ class Grid:
         return self.tick_ps - 1 if self.outer else 0
 
 
-def sufficient_slots(instance: Instance, rounds: tuple[Round, ...]) -> int | None:
-    """Slots that are enough for some optimal schedule; None if that is not known.
+def sufficient_slots(instance: Instance, rounds: tuple[Round, ...]) -> int:
+    """Slots that are enough for some optimal schedule.
 
     Two proofs, the smaller number counts. By time: every batch of a schedule without useless batches lies between the
     first release and the last deadline and takes at least the time of one token. By merging: a batch that completes
     no output token can be merged into the next one, keeping that one's end, unless a round is released in between
-    or the token limit forbids it.
+    or the token limit forbids it. Where the limit on requests a batch could forbid it, only the first proof counts.
     """
+    if not rounds:
+        return 0
     engine = instance.engine
-    if len(rounds) > engine.max_num_seqs:
-        return None
     tokens = sum(r.prompt_tokens + r.output_tokens - 1 for r in rounds)
     forced = 2 * tokens // engine.max_num_batched_tokens if tokens > engine.max_num_batched_tokens else 0
     by_merging = sum(r.output_tokens for r in rounds) + len(rounds) - 1 + forced
@@ -85,7 +88,7 @@ def sufficient_slots(instance: Instance, rounds: tuple[Round, ...]) -> int | Non
     span_s = max(w.last_due_s for w in windows) - min(r.arrival_s + r.pause_s for r in rounds if r.first)
     least_s = engine.batch_time_s(1, num_requests=1)
     by_time = math.floor((span_s + 1e-5) / least_s)
-    return max(0, min(by_merging, by_time))
+    return max(0, min(by_merging, by_time) if len(rounds) <= engine.max_num_seqs else by_time)
 
 
 class BatchesModel:
@@ -94,7 +97,7 @@ class BatchesModel:
     Parameters
     ----------
     instance : Instance
-        One replica, at most `max_num_seqs` rounds.
+        One replica, something to attain.
     grid : Grid
         Rounding of times.
     slots : int
@@ -106,6 +109,12 @@ class BatchesModel:
         Maximise the scaled value.
     accepted : dict of int to variable
         Whether a request is attained, by index.
+    chunk : list of list of variable
+        Prompt tokens of a round in a slot.
+    token : list of list of list of variable
+        Whether an output token of a round comes out of a slot.
+    start, end : list of variable
+        Times of the slots, in ticks.
     scale : int
         Objective units per unit of value.
     """
@@ -125,6 +134,8 @@ class BatchesModel:
                 f"{instance.name}: {(last_s - grid.origin_s) / 3600:.1f} hours from the first arrival to the last "
                 "deadline; the exact model takes a day at most: cut the trace into windows"
             )
+        # Deadline of the first token of a round, where the decode clock may start later than that.
+        self.clock_due: dict[int, cp_model.LinearExprT] = {}
         self._slots()
         self._rounds()
         self._batch_times()
@@ -155,7 +166,6 @@ class BatchesModel:
         # token[r][k][b]: output token k + 1 of round r comes out of slot b.
         self.token: list[list[list[cp_model.IntVar]]] = []
         self.chunk: list[list[cp_model.IntVar]] = []
-        self.past: list[list[cp_model.LinearExprT]] = []  # prompt tokens done before slot b
         self.works: list[list[cp_model.IntVar]] = []  # whether the round has a chunk in slot b
         for r, rnd in enumerate(self.rounds):
             x = self.accepted[rnd.request]
@@ -172,7 +182,7 @@ class BatchesModel:
                 # No chunk after the first token: the prompt is complete in that slot.
                 model.add(works[b] <= sum(token[0][b:]))
                 model.add_implication(works[b], self.active[b])
-                for before, after in zip(token, token[1:], strict=False):
+                for before, after in pairwise(token):
                     model.add(sum(after[: b + 1]) <= sum(before[:b]))
                     model.add_implication(after[b], self.active[b])
             self.chunk.append(chunk)
@@ -182,6 +192,8 @@ class BatchesModel:
             entries = [self.works[r][b] for r in range(len(self.rounds))]
             entries += [row[b] for token in self.token for row in token[1:]]
             model.add(sum(entries) >= self.active[b])
+            if len(self.rounds) > self.instance.engine.max_num_seqs:
+                model.add(sum(entries) <= self.instance.engine.max_num_seqs)
 
     def _batch_times(self) -> None:
         model, grid, engine = self.model, self.grid, self.instance.engine
@@ -294,6 +306,7 @@ class BatchesModel:
         lag = self.grid.max_lag(rnd.pause_s + rnd.ttft_s)
         due = self.grid.deadline(fixed_s + rnd.ttft_s) if rnd.first else previous_end + lag
         clock = self.model.new_int_var(self.first_tick, self.last_tick + lag, f"clock{r}")
+        self.clock_due[r] = due
         self.model.add_max_equality(clock, [due, first])
         return clock
 

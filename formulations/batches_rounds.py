@@ -4,6 +4,7 @@ Shared by the CP-SAT model and by the exact timing of its answer, so that both s
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from slo_opt.domain.instance import Instance
 from slo_opt.domain.slo import TTFT_TOLERANCE, ScoreRule
@@ -76,7 +77,7 @@ def rounds_of(instance: Instance) -> tuple[Round, ...]:
         if instance.value_of(request) == 0:
             continue
         starts = [s for s, stage in enumerate(request.stages) if stage.prompt_tokens] + [len(request.stages)]
-        for begin, end in zip(starts, starts[1:], strict=False):
+        for begin, end in pairwise(starts):
             head = request.stages[begin]
             ttft_s = instance.ttft_limit_s(head)
             limits = [Limit(1, RELEASE, ttft_s * stretch)]

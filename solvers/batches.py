@@ -2,97 +2,142 @@
 
 import math
 import time
-
-import ortools
-from ortools.sat.python import cp_model
+from typing import TYPE_CHECKING, Any
 
 from slo_opt.domain.errors import InvalidInputError
 from slo_opt.domain.evaluate import evaluate
 from slo_opt.domain.instance import Instance
 from slo_opt.domain.schedule import Schedule
-from slo_opt.formulations.batches_cpsat import BatchesModel, Grid, sufficient_slots
 from slo_opt.formulations.batches_rounds import rounds_of
 from slo_opt.solvers.batches_timing import Contents, timed_schedule
 from slo_opt.solvers.interface import ObjectiveBounds, ScheduleResult, SolverConfig, SolveStats, Termination
+from slo_opt.solvers.stoppable import run_stoppable
+from slo_opt.solvers.versions import require
+
+if TYPE_CHECKING:
+    from slo_opt.formulations.batches_cpsat import BatchesModel
 
 _MOST_VARIABLES = 200_000
+_VALUE_TOLERANCE = 1e-9
 
 
 class BatchesCpSatSolver:
-    """Exact on batches, for one replica, without preemption and speculation.
+    """The optimum over all schedules on one replica without preemption and speculation.
 
-    The dual bound is the one CP-SAT proves on the outer grid with a sufficient number of slots: it holds for every
-    legal schedule without preemption and speculation on one replica. The schedule is the outer optimum with exact
-    times; where rounding made that impossible, the optimum of the inner grid. Both are replayed by `evaluate`.
+    The dual bound is what CP-SAT proves on the outer grid with a sufficient number of slots. The schedule is the outer
+    optimum at exact times, replayed by `evaluate`; only where rounding let in a schedule that is late by a hair is the
+    inner grid solved too.
+
+    Raises
+    ------
+    SolverNotAvailableError
+        OR-Tools is missing or an untested version.
     """
 
     name = "cpsat"
 
+    def __init__(self) -> None:
+        self._versions = require("ortools")
+
     def solve(self, instance: Instance, config: SolverConfig) -> ScheduleResult:
-        """Best schedule and bound.
+        """Best schedule and bound; ``OTHER_LIMIT`` where inner and outer grid disagree.
 
         Raises
         ------
         InvalidInputError
-            More than one replica, more rounds than `max_num_seqs`, or far too large an instance.
+            More than one replica, or an instance far beyond a dozen requests.
         """
-        begin = time.monotonic()
+        from slo_opt.formulations.batches_cpsat import BatchesModel, Grid, sufficient_slots
+
+        began = time.perf_counter()
         if instance.num_replicas != 1:
-            raise InvalidInputError(f"{instance.name}: the exact model takes one replica, not {instance.num_replicas}")
+            raise InvalidInputError(
+                f"{instance.name}: the exact model takes one replica, not {instance.num_replicas}; "
+                "take method 'highs' for a bound"
+            )
         rounds = rounds_of(instance)
         slots = sufficient_slots(instance, rounds)
-        size = sum(rnd.output_tokens + 2 for rnd in rounds) * slots
-        if size > _MOST_VARIABLES:
+        variables = slots * sum(rnd.output_tokens + 2 for rnd in rounds)
+        if variables > _MOST_VARIABLES:
             raise InvalidInputError(
-                f"{instance.name}: the exact model would take {slots} batches and about {size} variables, more than "
-                f"{_MOST_VARIABLES}; it is for a dozen requests: take a smaller window, or method 'highs' for a bound"
+                f"{instance.name}: the exact model would take {slots} batches and {variables} variables, more than "
+                f"{_MOST_VARIABLES}: it is for a dozen requests; take a smaller window, or method 'highs' for a bound"
             )
-        best, value, dual = Schedule.from_batches([]), 0.0, math.inf
-        detail = {"slots": float(slots)}
+        best, value = Schedule.from_batches([]), 0.0
+        dual = math.fsum(instance.value_of(instance.requests[i]) for i in {rnd.request for rnd in rounds})
+        detail = {"slots": float(slots), "branches": 0.0, "conflicts": 0.0}
+        termination = Termination.OPTIMAL
         origin_s = min((rnd.arrival_s for rnd in rounds), default=0.0)
-        status = Termination.OPTIMAL
-        for outer in (True, False):
-            left_s = None if config.time_limit_s is None else config.time_limit_s - (time.monotonic() - begin)
-            if left_s is not None and left_s <= 0:
-                status = Termination.TIME_LIMIT
-                break
+        for outer in (True, False) if slots else ():
             model = BatchesModel(instance, Grid(outer, origin_s), slots)
-            solver = cp_model.CpSolver()
-            self._configure(solver, config, left_s)
-            code = solver.solve(model.model)
-            for key, figure in (("branches", solver.num_branches), ("conflicts", solver.num_conflicts)):
-                detail[key] = detail.get(key, 0.0) + figure
-            if outer:
-                dual = solver.best_objective_bound / model.scale
-            if code in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+            left_s = None if config.time_limit_s is None else config.time_limit_s - (time.perf_counter() - began)
+            if left_s is not None and left_s <= 0:
+                termination = Termination.TIME_LIMIT
+                break
+            solver, termination = _run(model, config, left_s, "exact model" if outer else "exact model, inner grid")
+            if termination is Termination.ERROR:
+                break
+            detail["branches"] += solver.num_branches
+            detail["conflicts"] += solver.num_conflicts
+            if solver.response_proto.solution:
+                if outer:
+                    dual = min(dual, math.floor(solver.best_objective_bound + 1e-6) / model.scale)
                 schedule = timed_schedule(instance, rounds, _contents(model, solver))
                 outcome = evaluate(instance, schedule)
                 if outcome.legal and outcome.value > value:
                     best, value = schedule, outcome.value
-            print(outer, solver.status_name(code), solver.objective_value, value, dual, solver.wall_time)
-            if code != cp_model.OPTIMAL:
+            if termination is not Termination.OPTIMAL or _within(value, dual, config.relative_gap):
                 break
-            if dual <= value * (1+1e-9):
-                break
-        return ScheduleResult(status, best, ObjectiveBounds(value, dual), SolveStats(time.monotonic() - begin, {}, detail))
-
-    @staticmethod
-    def _configure(solver: cp_model.CpSolver, config: SolverConfig, left_s: float | None) -> None:
-        parameters = solver.parameters
-        parameters.num_workers = config.threads
-        parameters.random_seed = config.seed
-        parameters.log_search_progress = config.log
-        parameters.relative_gap_limit = config.relative_gap
-        if left_s is not None:
-            parameters.max_time_in_seconds = left_s
+        else:
+            dual, termination = (dual, Termination.OTHER_LIMIT) if slots else (0.0, Termination.OPTIMAL)
+        stats = SolveStats(time.perf_counter() - began, self._versions, detail)
+        return ScheduleResult(termination, best, ObjectiveBounds(value, max(value, dual)), stats)
 
 
-def _contents(model: BatchesModel, solver: cp_model.CpSolver) -> Contents:
+def _run(model: "BatchesModel", config: SolverConfig, left_s: float | None, what: str) -> tuple[Any, Termination]:
+    """One call of CP-SAT, and why it stopped."""
+    from ortools.sat.python import cp_model
+
+    solver = cp_model.CpSolver()
+    parameters = solver.parameters
+    parameters.num_workers = config.threads
+    parameters.random_seed = config.seed
+    parameters.log_search_progress = config.log
+    parameters.log_to_stdout = False
+    parameters.relative_gap_limit = config.relative_gap
+    parameters.catch_sigint_signal = False
+    if left_s is not None:
+        parameters.max_time_in_seconds = left_s
+    if config.log:
+        import sys
+
+        solver.log_callback = lambda line: print(line, file=sys.stderr)
+
+    def tick(seconds: float) -> None:
+        if config.progress is not None:
+            config.progress(what, None if left_s is None else min(1.0, seconds / left_s))
+
+    code, stopped = run_stoppable(lambda: solver.solve(model.model), solver.stop_search, tick)
+    if code == cp_model.OPTIMAL:
+        return solver, Termination.OPTIMAL
+    if code not in (cp_model.FEASIBLE, cp_model.UNKNOWN):
+        return solver, Termination.ERROR  # to accept nobody is always feasible
+    return solver, Termination.INTERRUPTED if stopped else Termination.TIME_LIMIT
+
+
+def _contents(model: "BatchesModel", solver: Any) -> Contents:
+    """What CP-SAT put in the batches."""
     slots = range(model.slots)
+    tokens = tuple(tuple(b for row in token for b in slots if solver.boolean_value(row[b])) for token in model.token)
+    clock_late = [False] * len(model.rounds)
+    for r, due in model.clock_due.items():
+        clock_late[r] = bool(tokens[r]) and solver.value(model.end[tokens[r][0]]) > solver.value(due)
     return Contents(
         chunks=tuple(tuple(solver.value(row[b]) for b in slots) for row in model.chunk),
-        tokens=tuple(
-            tuple(b for row in token for b in slots if solver.boolean_value(row[b])) for token in model.token
-        ),
-        clock_late=tuple(False for _ in model.rounds),
+        tokens=tokens,
+        clock_late=tuple(clock_late),
     )
+
+
+def _within(value: float, dual: float, relative_gap: float) -> bool:
+    return dual - value <= max(_VALUE_TOLERANCE, relative_gap * max(1.0, abs(value)))

@@ -1,6 +1,7 @@
 """Exact start times for batches whose contents are known: earliest solution of a system of differences."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from slo_opt.domain.engine import prefill_pairs
 from slo_opt.domain.instance import Instance
@@ -65,9 +66,9 @@ def timed_schedule(instance: Instance, rounds: tuple[Round, ...], contents: Cont
             )
         )
     used = [b for b in range(count) if entries[b]]
-    earliest = {b: 0.0 for b in used}
+    earliest = dict.fromkeys(used, 0.0)
     # (i, j, lag): batch j starts at least lag after batch i does.
-    lags = [(i, j, times_s[i]) for i, j in zip(used, used[1:], strict=False)]
+    lags = [(i, j, times_s[i]) for i, j in pairwise(used)]
     for r, rnd in enumerate(rounds):
         tokens = contents.tokens[r]
         if not tokens:
