@@ -1,0 +1,125 @@
+"""One run of HiGHS on arrays: options, log to stderr, Ctrl-C, and what it found and proved."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slo_opt.solvers.interface import SolverConfig, Termination
+from slo_opt.solvers.stoppable import run_stoppable
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class HighsOutcome:
+    """What HiGHS says.
+
+    Parameters
+    ----------
+    termination : Termination
+        Why it stopped.
+    point : (C,) float array or None
+        Feasible point, None if there is none.
+    dual : float or None
+        Bound on the objective in the model's own sense; None if not proved.
+    nodes, iterations : int
+        Branch-and-bound nodes and simplex iterations.
+    """
+
+    termination: Termination
+    point: FloatArray | None
+    dual: float | None
+    nodes: int
+    iterations: int
+
+
+def maximisation(
+    cost: FloatArray,
+    lower_bound: FloatArray,
+    upper_bound: FloatArray,
+    index: Sequence[NDArray[np.int64]],
+    coefficient: Sequence[FloatArray],
+    upper: FloatArray,
+) -> Any:
+    """A `highspy.Highs` that holds ``max cost · z, A z <= upper`` over integer columns, rows given one by one."""
+    import highspy
+
+    lp = highspy.HighsLp()
+    lp.num_col_, lp.num_row_ = len(cost), len(upper)
+    lp.sense_ = highspy.ObjSense.kMaximize
+    lp.col_cost_, lp.col_lower_, lp.col_upper_ = cost, lower_bound, upper_bound
+    lp.row_lower_, lp.row_upper_ = np.full(len(upper), -highspy.kHighsInf), upper
+    lp.integrality_ = [highspy.HighsVarType.kInteger] * len(cost)
+    lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
+    lp.a_matrix_.start_ = np.cumsum([0, *(len(row) for row in index)])
+    lp.a_matrix_.index_ = np.concatenate([np.zeros(0, dtype=np.int64), *index])
+    lp.a_matrix_.value_ = np.concatenate([np.zeros(0), *coefficient])
+    highs = highspy.Highs()
+    highs.silent()
+    if highs.passModel(lp) == highspy.HighsStatus.kError:
+        raise RuntimeError("HiGHS refused the model")
+    return highs
+
+
+def mip_options(config: SolverConfig, time_left_s: float | None) -> dict[str, Any]:
+    """Options of HiGHS for an objective that is an integer: a gap below 1 closes it."""
+    options: dict[str, Any] = {
+        "mip_rel_gap": config.relative_gap,
+        "mip_abs_gap": 0.999,
+        "threads": config.threads,
+        "random_seed": config.seed,
+        "parallel": "on" if config.threads > 1 else "off",
+    }
+    if time_left_s is not None:
+        options["time_limit"] = time_left_s
+    return options
+
+
+def run_highs(highs: Any, config: SolverConfig, time_left_s: float | None) -> HighsOutcome:
+    """Set the options, run, and read the outcome.
+
+    Parameters
+    ----------
+    highs : highspy.Highs
+        Holds the model.
+    config : SolverConfig
+        Gap, seed, threads, log and progress.
+    time_left_s : float or None
+        Wall-clock limit of this run.
+    """
+    import highspy
+
+    highs.silent(not config.log)
+    if config.log:
+        highs.setOptionValue("log_to_console", False)
+        highs.cbLogging += lambda event: sys.stderr.write(event.message)
+    for name, value in mip_options(config, time_left_s).items():
+        highs.setOptionValue(name, value)
+    highs.HandleUserInterrupt = True
+
+    def tick(gone_s: float) -> None:
+        if config.progress is not None:
+            config.progress("HiGHS branch and bound", gone_s / time_left_s if time_left_s else None)
+
+    _, stopped = run_stoppable(highs.run, highs.cancelSolve, tick)
+    status, info = highs.getModelStatus(), highs.getInfo()
+    kinds = highspy.HighsModelStatus
+    termination = {
+        kinds.kOptimal: Termination.OPTIMAL,
+        kinds.kInfeasible: Termination.INFEASIBLE,
+        kinds.kTimeLimit: Termination.TIME_LIMIT,
+        kinds.kInterrupt: Termination.INTERRUPTED,
+        kinds.kSolutionLimit: Termination.OTHER_LIMIT,
+        kinds.kIterationLimit: Termination.OTHER_LIMIT,
+        kinds.kModelEmpty: Termination.OPTIMAL,
+    }.get(status, Termination.ERROR)
+    if stopped and termination in (Termination.ERROR, Termination.OTHER_LIMIT):
+        termination = Termination.INTERRUPTED
+    found = status == kinds.kModelEmpty or int(info.primal_solution_status) == 2
+    point = np.array(highs.getSolution().col_value) if found else None
+    dual = float(info.mip_dual_bound) if info.valid and info.mip_node_count >= 0 else None
+    return HighsOutcome(termination, point, dual, max(int(info.mip_node_count), 0), int(info.simplex_iteration_count))
