@@ -142,10 +142,10 @@ def best_value(instance: Instance) -> float:
             return value
         best = max(value, search(now + 1, states))
         for tokens in itertools.product(*(options(i, state, now) for i, state in enumerate(states))):
-            if any(tokens) and (moved := run(states, tokens, now)) is not None:
-                # A schedule that serves a request in vain is no better than one that never touches it.
-                if not any(new.dead and not old.dead for new, old in zip(moved[1], states, strict=True)):
-                    best = max(best, search(*moved))
+            moved = run(states, tokens, now) if any(tokens) else None
+            # A schedule that serves a request in vain is no better than one that never touches it.
+            if moved and not any(new.dead and not old.dead for new, old in zip(moved[1], states, strict=True)):
+                best = max(best, search(*moved))
         return best
 
     start = tuple(opened(i, 0, ticks(request.arrival_s), None, 0.0) for i, request in enumerate(requests))
