@@ -1,0 +1,52 @@
+"""The `slo-opt` command. Commands import what they need when they run, so that `--help` is quick."""
+
+from typing import Annotated
+
+import typer
+
+from slo_opt.cli import doctor, explain, solve
+from slo_opt.cli.exits import Root
+
+app = typer.Typer(
+    cls=Root,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    help="Exact, certified and fast optimization of multi-SLO token scheduling for LLM serving.",
+    epilog="Exit codes: 0 solved as asked, 1 unexpected, 2 usage, 3 bad input, 4 infeasible, "
+    "5 limit reached without a solution, 6 a needed solver is not installed, 130 interrupted.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from slo_opt import __version__
+
+        typer.echo(f"slo-opt {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options before the command; `debug` is read by `Root`."""
+
+
+app.command("solve", short_help="Best schedule of a trace, a proved bound, and the gap.")(solve.solve)
+app.command("explain", short_help="Why each declined request was declined.")(explain.explain)
+app.command("doctor", short_help="Whether the installed solvers can be trusted.")(doctor.doctor)
+
+
+def main() -> None:
+    """Entry point of the `slo-opt` script."""
+    app(prog_name="slo-opt")
+
+
+if __name__ == "__main__":
+    main()

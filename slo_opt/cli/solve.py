@@ -1,0 +1,188 @@
+"""`slo-opt solve`: the best schedule found for a trace, a proved bound, and the gap."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from slo_opt.analysis.solve import SolveReport
+
+DEFAULT_METHODS = "search,highs"
+
+
+class Format(StrEnum):
+    """How a result is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+class UnservablePolicy(StrEnum):
+    """What to do with requests that no schedule can attain."""
+
+    ERROR = "error"
+    LOSE = "lose"
+    DROP = "drop"
+
+
+def parse_window(text: str | None) -> tuple[float, float] | None:
+    """Read ``START:END`` in seconds.
+
+    Raises
+    ------
+    InvalidInputError
+        It is anything else.
+    """
+    from slo_opt.domain.errors import InvalidInputError
+
+    if text is None:
+        return None
+    try:
+        start, end = map(float, text.split(":"))
+    except ValueError:
+        raise InvalidInputError(f"--window {text}: expected START:END in seconds, for example 1786:2086") from None
+    if not 0 <= start < end < float("inf"):
+        raise InvalidInputError(f"--window {text}: expected 0 <= START < END in seconds, for example 1786:2086")
+    return start, end
+
+
+def parse_methods(text: str) -> tuple[str, ...]:
+    """Read a comma list of methods.
+
+    Raises
+    ------
+    InvalidInputError
+        It names none.
+    """
+    from slo_opt.domain.errors import InvalidInputError
+    from slo_opt.solvers.registry import SCHEDULE_SOLVERS
+
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise InvalidInputError(f"--method {text!r} names no method; known: {', '.join(SCHEDULE_SOLVERS)}")
+    return names
+
+
+def solve(
+    trace: Annotated[str, typer.Argument(help="Trace file, plain or gzip; - for stdin.", metavar="TRACE")],
+    engine: Annotated[
+        str | None, typer.Option(help="Engine model, built-in name; default: the one the trace names.")
+    ] = None,
+    scenario: Annotated[
+        str | None, typer.Option(help="SLOs for a file that has none: coder, chatbot, mixed, polyserve, ...")
+    ] = None,
+    input_format: Annotated[
+        str | None, typer.Option(help="Format of the file, where it cannot be told from its content.")
+    ] = None,
+    window: Annotated[str | None, typer.Option(metavar="START:END", help="Part of the trace, in seconds.")] = None,
+    scale: Annotated[float, typer.Option(help="Arrival-rate factor: 2 is twice the load.")] = 1.0,
+    method: Annotated[
+        str, typer.Option(help="Comma list of search, dp (schedules), highs, cvxpy (bounds), cpsat (both, small).")
+    ] = DEFAULT_METHODS,
+    time_limit: Annotated[float | None, typer.Option(help="Seconds for all methods together.", min=0.0)] = None,
+    gap: Annotated[float, typer.Option(help="Stop a method at this relative gap.", min=0.0)] = 0.0,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    threads: Annotated[int, typer.Option(help="Threads a method may use.", min=1)] = 1,
+    score_rule: Annotated[
+        str | None, typer.Option(help="dslo, mean-tpot or first-late-shifts; default: the trace's, else dslo.")
+    ] = None,
+    replicas: Annotated[int, typer.Option(help="Equal replicas of the engine.", min=1)] = 1,
+    unservable: Annotated[
+        UnservablePolicy, typer.Option(help="Requests no schedule can serve: refuse, count as lost, or drop.")
+    ] = UnservablePolicy.ERROR,
+    output_format: Annotated[Format, typer.Option("--format", help="What to print.")] = Format.TABLE,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Write report, trace and schedule here, for `explain`.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the timeline here (png, svg, pdf), and FILE-bounds beside it.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    log: Annotated[bool, typer.Option("--log", help="Solver logs on stderr.")] = False,
+) -> None:
+    """Find the best schedule of a trace, prove a bound on any schedule, and show the gap.
+
+    Prints a table (or one JSON object): per method what it attained, what it proved, the gap and the time; per SLO
+    class what was offered, admitted and attained.
+    """
+    from slo_opt.analysis.plan import encode_plan
+    from slo_opt.analysis.solve import solve_instance
+    from slo_opt.cli.inputs import score_rule_named
+    from slo_opt.cli.output import check_writable, write_bytes
+    from slo_opt.cli.progress import progress
+    from slo_opt.report.document import Source, solve_document
+    from slo_opt.solvers.interface import SolverConfig
+    from slo_opt.traces.read import read_trace
+    from slo_opt.traces.unservable import apply_unservable
+
+    methods, span, rule = parse_methods(method), parse_window(window), score_rule_named(score_rule)
+    for path in (output, plot):
+        if path is not None and str(path) != "-":
+            check_writable(path)
+    if plot is not None:
+        from slo_opt.report.figure import require_matplotlib
+
+        require_matplotlib(plot)
+    with progress(quiet or log) as report_progress:
+        source_trace = read_trace(
+            trace, input_format=input_format, scenario=scenario, engine=engine, seed=seed, window=span, scale=scale
+        )
+        whole = source_trace.to_instance(engine=engine, score_rule=rule, num_replicas=replicas)
+        instance = apply_unservable(whole, unservable.value)
+        config = SolverConfig(time_limit, gap, seed, threads, log, report_progress)
+        report = solve_instance(instance, methods, config)
+    lost = len(whole.requests) - len(instance.requests)
+    dropped = int(source_trace.provenance.get("dropped") or 0)
+    source = Source(trace, scenario, span, scale, len(whole.requests) + dropped, lost + dropped)
+    document = solve_document(report, source, config)
+    if output is not None:
+        write_bytes(output, encode_plan(document, instance, report.schedule))
+    if plot is not None:
+        _draw(plot, report)
+    _print(document, output_format)
+    _exit(report, methods)
+
+
+def _draw(path: Path, report: "SolveReport") -> None:
+    from slo_opt.cli.output import write_atomic
+    from slo_opt.report.bounds import draw_bounds
+    from slo_opt.report.timeline import draw_timeline
+
+    if report.schedule is not None:
+        write_atomic(path, lambda temporary: draw_timeline(report, temporary))
+    bounds = path.with_name(f"{path.stem}-bounds{path.suffix}")
+    write_atomic(bounds, lambda temporary: draw_bounds(report, temporary))
+
+
+def _print(document: dict[str, object], output_format: Format) -> None:
+    if output_format is Format.JSON:
+        import json
+
+        typer.echo(json.dumps(document, indent=2, allow_nan=False))
+        return
+    from slo_opt.cli.console import show
+    from slo_opt.report.table import solve_tables
+
+    show(solve_tables(document))
+
+
+def _exit(report: "SolveReport", methods: tuple[str, ...]) -> None:
+    """Leave with a code other than 0 where what was asked for did not come back."""
+    from slo_opt.analysis.solve import BOUND_METHODS
+    from slo_opt.cli.exits import ExitCode
+    from slo_opt.solvers.interface import Termination
+
+    failed = [item for item in report.methods if item.status is Termination.ERROR]
+    for item in failed:
+        typer.echo(f"slo-opt: error: method {item.method!r} failed: {item.message}", err=True)
+    if failed:
+        raise typer.Exit(ExitCode.UNEXPECTED)
+    only_bounds = BOUND_METHODS.issuperset(methods)
+    if report.schedule is not None or (only_bounds and any(item.bound is not None for item in report.methods)):
+        return
+    infeasible = any(item.status is Termination.INFEASIBLE for item in report.methods)
+    message = "proved infeasible" if infeasible else "a limit was reached before anything was found; raise --time-limit"
+    typer.echo(f"slo-opt: {message}", err=True)
+    raise typer.Exit(ExitCode.INFEASIBLE if infeasible else ExitCode.LIMIT)

@@ -1,0 +1,131 @@
+"""The result of a solve as one JSON object."""
+
+import hashlib
+import json
+import platform
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from slo_opt.analysis.solve import SolveReport, gap_of
+from slo_opt.domain.engine import EngineModel
+from slo_opt.solvers.interface import SolverConfig
+
+SCHEMA = "slo-opt-solve"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the requests came from, as asked for on the command line.
+
+    Parameters
+    ----------
+    path : str
+        The trace file, or ``-``.
+    scenario : str or None
+        SLO assignment, where the file names no SLOs.
+    window : tuple of float or None
+        Seconds of the trace that were taken.
+    scale : float
+        Factor on the arrival rate.
+    read, dropped : int
+        Requests read; those of them that were left out, and are not in `offered`.
+    """
+
+    path: str
+    scenario: str | None
+    window: tuple[float, float] | None
+    scale: float
+    read: int
+    dropped: int
+
+
+def engine_hash(engine: EngineModel) -> str:
+    """First 16 hex digits of the SHA-256 of the engine's figures, name and source left out."""
+    figures = {key: value for key, value in asdict(engine).items() if key not in ("name", "source")}
+    return hashlib.sha256(json.dumps(figures, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def share(part: float, whole: float) -> float | None:
+    """``part / whole``; None where there is no whole."""
+    return part / whole if whole else None
+
+
+def solve_document(report: SolveReport, source: Source, config: SolverConfig) -> dict[str, Any]:
+    """Everything a reader needs to trust and repeat the result; plain JSON types.
+
+    Parameters
+    ----------
+    report : SolveReport
+        The outcome.
+    source : Source
+        Where the requests came from.
+    config : SolverConfig
+        Limits and seed.
+    """
+    from slo_opt import __version__
+
+    instance, evaluation = report.instance, report.evaluation
+    versions = {"slo-opt": __version__, "python": platform.python_version(), "numpy": np.__version__}
+    for method in report.methods:
+        versions.update(method.versions)
+    return {
+        "schema": SCHEMA,
+        "schema_version": SCHEMA_VERSION,
+        "offered": report.offered,
+        "admitted": report.admitted,
+        "attained": report.attained,
+        "value": report.value,
+        "offered_value": report.offered_value,
+        "attainment": share(report.attained, report.offered),
+        "attainment_admitted": share(report.attained, report.admitted),
+        "bound": report.bound,
+        "bound_by": report.bound_by,
+        "gap": report.gap,
+        "status": report.status.value,
+        "score_rule": instance.score_rule.value,
+        "num_replicas": instance.num_replicas,
+        "engine": {"name": instance.engine.name, "hash": engine_hash(instance.engine)},
+        "trace": {"name": instance.name, **asdict(source)},
+        "classes": [
+            {**asdict(row), "attainment": share(row.attained, row.offered), "limits": _limits(report, row.name)}
+            for row in report.classes
+        ],
+        "schedule": None
+        if report.schedule is None or evaluation is None
+        else {
+            "batches": len(report.schedule),
+            "tokens": evaluation.num_tokens,
+            "busy_s": evaluation.busy_s,
+            "peak_kv_blocks": evaluation.peak_kv_blocks,
+            "kv_blocks": instance.engine.kv_blocks,
+        },
+        "methods": [
+            {
+                "method": method.method,
+                "status": method.status.value,
+                "attained": method.attained,
+                "value": method.value,
+                "bound": method.bound,
+                "gap": None if method.value is None else gap_of(method.value, report.bound),
+                "wall_s": round(method.wall_s, 3),
+                "versions": method.versions,
+                "detail": method.detail,
+                "message": method.message,
+            }
+            for method in report.methods
+        ],
+        "time_limit_s": config.time_limit_s,
+        "seed": config.seed,
+        "threads": config.threads,
+        "wall_s": round(report.wall_s, 3),
+        "versions": versions,
+    }
+
+
+def _limits(report: SolveReport, name: str) -> dict[str, float]:
+    slo = report.instance.slo_classes[name]
+    limits = {"ttft_ms": slo.ttft_ms, "ttft_slowdown": slo.ttft_slowdown, "tpot_ms": slo.tpot_ms, "weight": slo.weight}
+    return {key: value for key, value in limits.items() if value is not None}
