@@ -1,8 +1,9 @@
-"""Level 2 as arrays for HiGHS: dense cumulative rows over the accepted and the tiers that are present.
+"""Level 2 as arrays for HiGHS: sparse rows that carry budgets, loads and tiers from interval to interval.
 
-Columns are ``x_j`` (accept candidate ``j``) and ``y_{i,k}`` (some accepted ``j < i`` has a tier at most ``k``), which
-ascends in ``i``. Since supply ascends in the tier, ``supply_i = supply[i, K] - Σ_k (supply[i, k + 1] - supply[i, k]) ·
-y_{i,k}`` is linear, and ``y`` is pushed down by every row it is in. See formulations/README.md, level 2.
+Columns: ``x_j`` (accept candidate ``j``); ``y_{i,k}`` (some accepted ``j < i`` has a tier at most ``k``); the load
+``d_{l,i}`` and the budget ``b_{l,i}``. Since supply ascends in the tier, ``supply_i = supply[i, K] - Σ_k (supply[i, k +
+1] - supply[i, k]) · y_{i,k}`` is linear, and every row pushes ``y`` and ``d`` down and ``b`` up, so that inequalities
+carry them. See formulations/README.md, level 2.
 """
 
 from collections.abc import Iterable
@@ -14,20 +15,25 @@ from numpy.typing import ArrayLike, NDArray
 from slo_opt.domain.admission import AdmissionProblem
 
 FloatArray = NDArray[np.float64]
-PS_PER_UNIT = 1e9  # budget rows are in ms: HiGHS' feasibility tolerance of 1e-6 is then 1 ns
+IndexArray = NDArray[np.int64]
+PS_PER_UNIT = 1e9  # budgets are in ms: HiGHS' feasibility tolerance of 1e-6 is then 1 ns
 PPM_PER_UNIT = 1e3  # and in the rows of shares 0.001 ppm, less than their unit
 
 
 @dataclass(frozen=True, slots=True)
 class AdmissionArrays:
-    """``max cost · z, A z <= upper, lower_bound <= z <= upper_bound`` with ``C`` integer columns and ``R`` rows.
+    """``max cost · z, A z <= upper, lower_bound <= z <= upper_bound`` with ``C`` columns, ``R`` rows, ``E`` entries.
 
     Parameters
     ----------
     cost, lower_bound, upper_bound : (C,) float arrays
         Objective and bounds.
-    index, coefficient : tuple of R arrays
-        Columns of each row and what stands there.
+    integer : (C,) bool array
+        Integer columns.
+    row, column : (E,) int arrays
+        Places of the entries, by row.
+    coefficient : (E,) float array
+        Entries.
     upper : (R,) float array
         Right-hand sides.
     num_candidates : int
@@ -37,8 +43,10 @@ class AdmissionArrays:
     cost: FloatArray
     lower_bound: FloatArray
     upper_bound: FloatArray
-    index: tuple[NDArray[np.int64], ...]
-    coefficient: tuple[FloatArray, ...]
+    integer: NDArray[np.bool_]
+    row: IndexArray
+    column: IndexArray
+    coefficient: FloatArray
     upper: FloatArray
     num_candidates: int
 
@@ -55,84 +63,109 @@ def admission_arrays(problem: AdmissionProblem, excluded: Iterable[Iterable[int]
 
     Notes
     -----
-    The compute rows are demanded of every interval after the first acceptance, not only where a candidate is accepted:
+    The compute rule is demanded of every interval after the first acceptance, not only where a candidate is accepted:
     the same set of plans, because the budget never shrinks between acceptances, and a tighter relaxation.
     """
-    count, tiers = problem.num_candidates, problem.num_tiers
-    steps = np.diff(problem.supply_ps, axis=2)  # (L, N + 1, K): what the presence of tier k takes
-    drops = np.diff(problem.headroom_ppm, axis=2)
-    base = np.cumsum(problem.supply_ps[:, :count, tiers], axis=1)
-    debt = np.maximum(-base, 0)
+    count, tiers, pieces = problem.num_candidates, problem.num_tiers, problem.supply_ps.shape[0]
+    steps = np.diff(problem.supply_ps, axis=2) / PS_PER_UNIT  # (L, N + 1, K): what the presence of tier k takes
+    drops = np.diff(problem.headroom_ppm, axis=2) / PPM_PER_UNIT
+    alone = np.cumsum(problem.supply_ps[:, :count, tiers], axis=1)  # the budget while nothing is accepted
+    debt = np.maximum(-alone, 0) / PS_PER_UNIT
     used = (steps[:, :count] != 0).any(axis=(0, 1)) | (drops != 0).any(axis=(0, 1))
     if tiers and debt.any():
         used[tiers - 1] = True  # says whether anything is accepted
-    layers = [k for k in range(tiers) if used[k]]
+    layers = np.flatnonzero(used)
+
+    accept = np.arange(count)
+    present = count * (1 + np.arange(len(layers))[:, None]) + accept  # [layer, i - 1] for interval i >= 1
+    load = count * (1 + len(layers) + np.arange(pieces)[:, None]) + accept  # [piece, i - 1] for interval i >= 1
+    budget = count * (1 + len(layers) + pieces + np.arange(pieces)[:, None]) + accept  # [piece, i]
+    width = count * (1 + len(layers) + 2 * pieces)
     rows = _Rows()
 
-    def y(i: int, layer: int) -> int:
-        return count + layer * count + i - 1
-
     for layer, k in enumerate(layers):
-        for j in range(count):
-            if problem.tier[j] <= k:
-                rows.add([j, y(j + 1, layer)], [1.0, -1.0], 0.0)
-            if j:
-                rows.add([y(j, layer), y(j + 1, layer)], [1.0, -1.0], 0.0)
+        joins = np.flatnonzero(problem.tier <= k)
+        rows.add([accept[joins], present[layer, joins]], [1.0, -1.0], np.zeros(len(joins)))
+        rows.add([present[layer, :-1], present[layer, 1:]], [1.0, -1.0], np.zeros(max(count - 1, 0)))
 
-    closes_us = np.cumsum(problem.length_us)[:count]
-    accept = np.arange(count)
-    for piece in range(len(base)):
-        for i in range(count):
-            cost_ps = problem.work_ps[piece, : i + 1] + problem.load_ppm[piece, : i + 1] * (
-                closes_us[i] - closes_us[: i + 1]
-            )
-            columns, amounts = [accept[: i + 1]], [cost_ps]
-            for layer, k in enumerate(layers):
-                columns.append(np.arange(y(1, layer), y(i, layer) + 1))
-                amounts.append(steps[piece, 1 : i + 1, k])
-            if debt[piece, i]:
-                columns.append(np.array([y(i + 1, len(layers) - 1)]))
-                amounts.append(debt[piece, i : i + 1])
-            limit = float(base[piece, i] + debt[piece, i])
-            rows.add(np.concatenate(columns), np.concatenate(amounts) / PS_PER_UNIT, limit / PS_PER_UNIT)
+    for piece in range(pieces):
+        share = problem.load_ppm[piece] / PPM_PER_UNIT
+        rows.add([accept[:1], load[piece, :1]], [share[:1], -1.0], np.zeros(min(count, 1)))
+        carried = [load[piece, :-1], accept[1:], load[piece, 1:]]
+        rows.add(carried, [1.0, share[1:], -1.0], np.zeros(max(count - 1, 0)))
+
+        work = problem.work_ps[piece] / PS_PER_UNIT
+        supply = problem.supply_ps[piece, :count, tiers] / PS_PER_UNIT
+        rows.add([budget[piece, :1], accept[:1]], [1.0, work[:1]], supply[:1])
+        length = problem.length_us[1:count] * (PPM_PER_UNIT / PS_PER_UNIT)
+        rows.add(
+            [budget[piece, 1:], budget[piece, :-1], accept[1:], load[piece, :-1], *present[:, :-1]],
+            [1.0, -1.0, work[1:], length, *steps[piece, 1:count, layers]],
+            supply[1:],
+        )
+        owing = np.flatnonzero(debt[piece])
+        if len(owing):
+            owed = debt[piece, owing]
+            rows.add([budget[piece, owing], present[-1, owing]], [-1.0, owed], owed)
+
         headroom = problem.headroom_ppm[piece]
-        for i in range(1, count + 1):
-            if i < count and np.all(headroom[i + 1] <= headroom[i]):
-                continue  # what interval i + 1 demands includes this
-            present = [y(i, layer) for layer in range(len(layers))]
-            amounts = [problem.load_ppm[piece, :i], drops[piece, i, layers]]
-            limit = max(float(headroom[i, tiers]), 0.0)
-            rows.add(np.append(accept[:i], present), np.concatenate(amounts) / PPM_PER_UNIT, limit / PPM_PER_UNIT)
+        decisive = [i for i in range(1, count + 1) if i == count or np.any(headroom[i + 1] > headroom[i])]
+        ends = np.array(decisive, dtype=np.int64)  # what the next interval demands includes the others
+        limit = np.maximum(headroom[ends, tiers], 0) / PPM_PER_UNIT
+        rows.add([load[piece, ends - 1], *present[:, ends - 1]], [1.0, *drops[piece, ends][:, layers].T], limit)
+
     for i in range(count + 1):
         if i == count or problem.free_blocks[i + 1] > problem.free_blocks[i]:
-            held = problem.blocks[: i + 1]
-            rows.add(accept[: len(held)], held, max(float(problem.free_blocks[i]), 0.0))
+            held = problem.blocks[: i + 1].astype(np.float64)
+            rows.add_one(accept[: len(held)], held, max(float(problem.free_blocks[i]), 0.0))
     for chosen in excluded:
-        members = list(chosen)
-        rows.add(members, np.ones(len(members)), len(members) - 1.0)
+        members = np.array(list(chosen), dtype=np.int64)
+        rows.add_one(members, np.ones(len(members)), len(members) - 1.0)
 
-    width = count + len(layers) * count
     cost, low, high = np.zeros(width), np.zeros(width), np.ones(width)
     cost[:count] = problem.value
     low[:count] = problem.mandatory
     high[: _barred(problem)] = 0.0
-    return AdmissionArrays(cost, low, high, tuple(rows.index), tuple(rows.coefficient), np.array(rows.upper), count)
+    high[load.ravel()] = high[budget.ravel()] = np.inf
+    low[budget] = -debt
+    integer = np.arange(width) < count
+    return AdmissionArrays(cost, low, high, integer, *rows.joined(), count)
 
 
 class _Rows:
-    """Rows so far, without those that no 0-1 point can break."""
+    """Rows so far, as blocks of equal shape."""
 
     def __init__(self) -> None:
-        self.index: list[NDArray[np.int64]] = []
-        self.coefficient: list[FloatArray] = []
-        self.upper: list[float] = []
+        self._row: list[IndexArray] = []
+        self._column: list[IndexArray] = []
+        self._coefficient: list[FloatArray] = []
+        self._upper: list[FloatArray] = []
+        self._count = 0
 
-    def add(self, index: ArrayLike, coefficient: ArrayLike, limit: float) -> None:
-        columns, amounts = np.asarray(index, dtype=np.int64), np.asarray(coefficient, dtype=np.float64)
-        if np.maximum(amounts, 0.0).sum() > limit:
-            self.index.append(columns[amounts != 0])
-            self.coefficient.append(amounts[amounts != 0])
-            self.upper.append(limit)
+    def add(self, columns: list[IndexArray], coefficients: list[ArrayLike], upper: FloatArray) -> None:
+        """Add ``len(upper)`` rows, term by term: one column a row and a coefficient, shared or one a row."""
+        for column, coefficient in zip(columns, coefficients, strict=True):
+            self._row.append(self._count + np.arange(len(upper)))
+            self._column.append(column)
+            self._coefficient.append(np.broadcast_to(np.asarray(coefficient, dtype=np.float64), column.shape))
+        self._upper.append(upper)
+        self._count += len(upper)
+
+    def add_one(self, columns: IndexArray, coefficients: FloatArray, upper: float) -> None:
+        """Add one row."""
+        self._row.append(np.full(len(columns), self._count))
+        self._column.append(columns)
+        self._coefficient.append(coefficients)
+        self._upper.append(np.array([upper]))
+        self._count += 1
+
+    def joined(self) -> tuple[IndexArray, IndexArray, FloatArray, FloatArray]:
+        """Row, column and coefficient of the entries, by row, and the right-hand sides."""
+        row, column = np.concatenate(self._row), np.concatenate(self._column)
+        coefficient = np.concatenate(self._coefficient)
+        kept = np.flatnonzero(coefficient)
+        order = kept[np.argsort(row[kept], kind="stable")]
+        return row[order], column[order], coefficient[order], np.concatenate(self._upper)
 
 
 def _barred(problem: AdmissionProblem) -> int:

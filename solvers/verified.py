@@ -80,7 +80,10 @@ def solve_verified(
         left_s = None if config.time_limit_s is None else config.time_limit_s - (time.perf_counter() - began)
         if left_s is not None and left_s <= 0:
             return result(Termination.TIME_LIMIT)
-        said = attempt(excluded, left_s)
+        try:
+            said = attempt(excluded, left_s)
+        except KeyboardInterrupt:  # while the model was built, or for the second time
+            return result(Termination.INTERRUPTED)
         detail["rounds"] += 1
         for name, amount in said.detail.items():
             detail[name] = detail.get(name, 0.0) + amount
