@@ -37,7 +37,7 @@ def read_trace(
     sort: bool = False,
     prefix_cache: bool = False,
 ) -> Trace:
-    """Read a trace file.
+    """Read a trace file and make it ready to be solved.
 
     Parameters
     ----------
@@ -72,6 +72,38 @@ def read_trace(
     InvalidInputError
         Unknown format, scenario or engine; no scenario for a raw format; an empty window; an impossible scale.
     """
+    trace = read_any(
+        path,
+        input_format=input_format,
+        scenario=scenario,
+        engine=engine,
+        seed=seed,
+        window=window,
+        scale=scale,
+        sort=sort,
+        prefix_cache=prefix_cache,
+    )
+    if isinstance(trace, RawTrace):
+        raise InvalidInputError(
+            f"{trace.path}: a trace in {trace.provenance['format']} format carries no SLOs; choose a scenario: "
+            f"--scenario {'|'.join(SCENARIOS)}"
+        )
+    return trace
+
+
+def read_any(
+    path: str | Path,
+    *,
+    input_format: str | None = None,
+    scenario: str | None = None,
+    engine: str | EngineModel | None = None,
+    seed: int = 0,
+    window: tuple[float, float] | None = None,
+    scale: float = 1.0,
+    sort: bool = False,
+    prefix_cache: bool = False,
+) -> Trace | RawTrace:
+    """As `read_trace`, but a raw format without a scenario gives its rows, which carry no SLOs."""
     if scenario is not None:
         scenario_named(scenario)
     if isinstance(engine, str):
@@ -81,19 +113,14 @@ def read_trace(
     chosen = detect(source) if chosen is None else chosen
     if chosen is not TraceFormat.MOONCAKE and prefix_cache:
         raise InvalidInputError(f"{source.path}: a prefix cache needs the hash_ids of a mooncake trace; leave it off")
-    if chosen is TraceFormat.NATIVE:
-        trace = native.read(source, sort=sort)
-        if scenario is None:
-            return _native_as_asked(trace, engine, window, scale)
-        raw = replace(trace.raw(), path=source.path)
-    elif scenario is None:
-        raise InvalidInputError(
-            f"{source.path}: a trace in {chosen} format carries no SLOs; choose a scenario: "
-            f"--scenario {'|'.join(SCENARIOS)}"
-        )
-    else:
-        raw = read_rows(source, chosen, sort=sort, prefix_cache=prefix_cache)
-    return apply_scenario(_raw_as_asked(raw, window, scale), scenario, engine, seed)
+    if chosen is not TraceFormat.NATIVE:
+        raw = _raw_as_asked(read_rows(source, chosen, sort=sort, prefix_cache=prefix_cache), window, scale)
+        return raw if scenario is None else apply_scenario(raw, scenario, engine, seed)
+    trace = native.read(source, sort=sort)
+    if scenario is None:
+        return _native_as_asked(trace, engine, window, scale)
+    raw = _raw_as_asked(replace(trace.raw(), path=source.path), window, scale)
+    return apply_scenario(raw, scenario, trace.engine if engine is None else engine, seed)
 
 
 def read_rows(source: Source, input_format: TraceFormat, *, sort: bool = False, prefix_cache: bool = False) -> RawTrace:

@@ -14,6 +14,7 @@ from slo_opt.domain.slo import ScoreRule, SloClass
 from slo_opt.traces.rows import RawTrace, Row, Scalar
 
 Arrival = TypeVar("Arrival", Request, Row)
+MAX_NUMBER = 1 << 53  # in a provenance: what every JSON library keeps exactly
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,8 @@ class Trace:
     Raises
     ------
     InvalidInputError
-        Ids repeat, arrivals are unsorted, a stage names an unknown class, or there is no request.
+        Ids repeat, arrivals are unsorted, a stage names an unknown class, there is no request, or the provenance holds
+        something else than text, numbers up to 2^53, booleans and None.
     """
 
     name: str
@@ -54,6 +56,12 @@ class Trace:
         for key, slo in self.slo_classes.items():
             if key != slo.name:
                 raise InvalidInputError(f"{self.name}: SLO class {slo.name!r} is filed under {key!r}; use its name")
+        for key, value in self.provenance.items():
+            number = isinstance(value, (int, float))
+            if not (value is None or isinstance(value, str) or (number and abs(value) <= MAX_NUMBER)):  # NaN fails too
+                raise InvalidInputError(
+                    f"{self.name}: provenance {key!r} is {value!r}; expected text, a number, or null"
+                )
         problem = ordering_problem(self.requests)
         if not self.requests:
             raise InvalidInputError(f"{self.name}: no request; the trace or the window is empty")

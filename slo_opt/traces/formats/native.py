@@ -22,7 +22,7 @@ VERSION: Literal[1] = 1
 _Name = Annotated[str, msgspec.Meta(min_length=1)]
 
 
-class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Unknown fields are errors: a misspelt one would be lost without a word."""
 
 
@@ -144,27 +144,23 @@ def read(source: Source, *, sort: bool = False) -> Trace:
     if (problem := ordering_problem(requests)) is not None:
         raise source.error(f"$.requests[{problem[0]}]", problem[1], problem[2])
     engine = _engine(source, fields.engine)
-    return Trace(fields.name, requests, classes, engine, ScoreRule(fields.score_rule), fields.provenance)
+    try:
+        return Trace(fields.name, requests, classes, engine, ScoreRule(fields.score_rule), fields.provenance)
+    except InvalidInputError as error:
+        raise source.error("$.provenance", str(error), "Correct the value.") from None
 
 
 def encode(trace: Trace) -> bytes:
-    """The trace as JSON, one request a line; equal traces give equal bytes."""
-    engine = trace.engine
-    fields = TraceFields(
-        format="slo-opt-trace",
-        version=VERSION,
-        name=trace.name,
-        slo_classes=tuple(msgspec.convert(_plain(slo), SloFields) for slo in trace.slo_classes.values()),
-        requests=(),
-        score_rule=trace.score_rule.value,
-        engine=msgspec.convert(_plain(engine), EngineFields) if isinstance(engine, EngineModel) else engine,
-        provenance=dict(trace.provenance),
-    )
-    head = msgspec.to_builtins(fields)
-    head["score_rule"] = fields.score_rule
-    order = ("format", "version", "name", "engine", "score_rule", "provenance")
-    lines = [f" {_json(key)}: {_json(head[key])}," for key in order if key in head]
-    lines.append(f' "slo_classes": [\n{_list(fields.slo_classes)}\n ],')
+    """The trace as JSON, one request a line, defaults left out; the same trace gives the same bytes."""
+    head: dict[str, Any] = {"format": FORMAT, "version": VERSION, "name": trace.name}
+    if trace.engine is not None:
+        head["engine"] = trace.engine if isinstance(trace.engine, str) else _fields(trace.engine, EngineFields)
+    head["score_rule"] = trace.score_rule.value
+    if trace.provenance:
+        head["provenance"] = dict(trace.provenance)
+    lines = [f" {_json(key)}: {_json(value)}," for key, value in head.items()]
+    classes = [_fields(slo, SloFields) for slo in trace.slo_classes.values()]
+    lines.append(f' "slo_classes": [\n{_list(classes)}\n ],')
     lines.append(f' "requests": [\n{_list([_request_fields(request) for request in trace.requests])}\n ]')
     return ("{\n" + "\n".join(lines) + "\n}\n").encode()
 
@@ -173,30 +169,28 @@ def _json(value: Any) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def _list(items: Sequence[msgspec.Struct]) -> str:
+def _list(items: Sequence[dict[str, Any]]) -> str:
     return ",\n".join(f"  {_json(item)}" for item in items)
 
 
-def _plain(value: SloClass | EngineModel) -> Any:
-    return msgspec.to_builtins(value)
+def _fields(value: Any, layout: type[msgspec.Struct]) -> dict[str, Any]:
+    """The fields of a domain object that differ from the defaults of `layout`."""
+    fields: dict[str, Any] = {}
+    for field in msgspec.structs.fields(layout):
+        found = getattr(value, field.name)
+        if field.required or found != field.default:
+            fields[field.name] = float(found) if field.type is float else found
+    if layout is EngineFields:
+        fields["pieces"] = [_fields(piece, PieceFields) for piece in value.pieces]
+    return fields
 
 
-def _request_fields(request: Request) -> RequestFields:
-    first = request.stages[0]
-    if len(request.stages) == 1 and not first.pause_s:
-        return RequestFields(
-            id=request.id,
-            arrival_s=request.arrival_s,
-            prompt_tokens=first.prompt_tokens,
-            output_tokens=first.output_tokens,
-            slo=first.slo,
-            cached_tokens=first.cached_tokens or None,
-        )
-    stages = tuple(
-        StageFields(stage.prompt_tokens, stage.output_tokens, stage.slo, stage.cached_tokens, stage.pause_s)
-        for stage in request.stages
-    )
-    return RequestFields(id=request.id, arrival_s=request.arrival_s, stages=stages)
+def _request_fields(request: Request) -> dict[str, Any]:
+    head = {"id": request.id, "arrival_s": float(request.arrival_s)}
+    stages = [_fields(stage, StageFields) for stage in request.stages]
+    if len(stages) == 1 and "pause_s" not in stages[0]:
+        return {**head, **stages[0]}
+    return {**head, "stages": stages}
 
 
 def _decode(source: Source) -> TraceFields:
