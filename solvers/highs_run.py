@@ -1,5 +1,6 @@
 """One run of HiGHS on arrays: options, log to stderr, Ctrl-C, and what it found and proved."""
 
+import os
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +68,7 @@ def run_highs(highs: Any, config: SolverConfig, time_left_s: float | None) -> Hi
     highs.silent(not config.log)
     if config.log:
         highs.setOptionValue("log_to_console", False)
+        highs.setOptionValue("log_file", os.devnull)  # HiGHS calls back only if it logs somewhere
         highs.cbLogging += lambda event: sys.stderr.write(event.message)
     for name, value in mip_options(config, time_left_s).items():
         highs.setOptionValue(name, value)

@@ -119,7 +119,7 @@ def _start(problem: AdmissionProblem) -> tuple[int, ...] | None:
 
 def _floor(dual: float) -> float:
     """Bound on an integer objective from a bound in floats, rounded to the safe side."""
-    return float(math.floor(dual + 1e-5 + 1e-9 * abs(dual)))
+    return float(math.floor(dual + 1e-5 + 1e-10 * abs(dual)))
 
 
 def _within(primal: int, dual: float, relative_gap: float) -> bool:

@@ -111,9 +111,7 @@ CASES = (
     # Tier 0 leaves 40 %, tier 1 80 %: after the tight one the interval of 2 ms supplies 0.8 ms, not 1.6 ms.
     Case(
         "tighter tier",
-        problem(
-            [1000, 3000], [MS // 2, 3 * MS // 2], tier=[0, 1], value=[1, 2], share_ppm=[400_000, 800_000, FULL]
-        ),
+        problem([1000, 3000], [MS // 2, 3 * MS // 2], tier=[0, 1], value=[1, 2], share_ppm=[400_000, 800_000, FULL]),
         (1,),
     ),
     Case(

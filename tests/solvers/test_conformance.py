@@ -113,8 +113,8 @@ def test_short_time_limit_keeps_bounds_valid(solver: AdmissionSolver) -> None:
     assert_consistent(big, result)
     assert result.termination in (Termination.TIME_LIMIT, Termination.OPTIMAL)
     assert result.bounds.primal is not None
-    assert result.bounds.primal <= 295
-    assert result.bounds.dual is None or result.bounds.dual >= 295
+    assert result.bounds.primal <= 217
+    assert result.bounds.dual is None or result.bounds.dual >= 217
 
 
 def test_interrupt_returns_the_best_so_far(
@@ -128,7 +128,7 @@ def test_interrupt_returns_the_best_so_far(
 
     def ctrl_c(phrase: str, share: float | None) -> None:
         said.append(phrase)
-        assert share is None or 0 <= share
+        assert share is None or share >= 0
         if len(said) == 1:
             signal.raise_signal(signal.SIGINT)
 
