@@ -4,7 +4,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from evaluate_cases import plain_instance, request
+from evaluate_cases import batch, plain_instance, replayed, request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_schedules import RandomScheduler, attained
@@ -91,3 +91,13 @@ def test_even_chunks_beat_full_ones():
     assert instance.engine.zero_load_ttft_s(11) == 30 + 11
     assert instance.engine.least_prefill_s(11) == 33  # 6 + 5 tokens: 18 + 15 s
     assert stage_windows(instance, asked)[1].release_s == 33
+
+
+def test_release_of_a_round_is_reached_by_the_fastest_schedule():
+    """One request alone: the earliest release is exact, context included."""
+    stages = Stage(5, 2, "main"), Stage(0, 1, "quick"), Stage(4, 1, "quick")
+    instance = plain_instance(request("a", 0.0, *stages), decode_context_s=1.0)
+    fastest = batch(0, {0: 5}), batch(15, {0: 1}), batch(31, {0: 1}), batch(48, {0: 4})
+    outcome = replayed(instance, *fastest)
+    assert outcome.violations == ()
+    assert stage_windows(instance, instance.requests[0])[2].release_s == outcome.stages[0][2].release_s == 48
