@@ -1,13 +1,12 @@
 """Values on the command line that name something."""
 
-import difflib
-
 from slo_opt.domain.errors import InvalidInputError
 from slo_opt.domain.slo import ScoreRule
+from slo_opt.traces.nearest import did_you_mean
 
 
 def score_rule_named(name: str | None) -> ScoreRule | None:
-    """The score rule of that name.
+    """The score rule of that name; None for None.
 
     Raises
     ------
@@ -16,9 +15,7 @@ def score_rule_named(name: str | None) -> ScoreRule | None:
     """
     if name is None:
         return None
-    rules = [rule.value for rule in ScoreRule]
-    if name not in rules:
-        near = difflib.get_close_matches(name, rules, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise InvalidInputError(f"unknown score rule {name!r}; {hint}Known: {', '.join(rules)}")
+    if name not in list(ScoreRule):
+        hint = did_you_mean(name, ScoreRule)
+        raise InvalidInputError(f"unknown score rule {name!r}. {hint}Known: {', '.join(ScoreRule)}")
     return ScoreRule(name)

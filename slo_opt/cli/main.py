@@ -4,10 +4,11 @@ from typing import Annotated
 
 import typer
 
-from slo_opt.cli import doctor, explain, solve
+from slo_opt.cli import doctor, explain, solve, trace
 from slo_opt.cli.exits import Root
 
 app = typer.Typer(
+    name="slo-opt",
     cls=Root,
     no_args_is_help=True,
     add_completion=False,
@@ -41,6 +42,7 @@ def _root(
 app.command("solve", short_help="Best schedule of a trace, a proved bound, and the gap.")(solve.solve)
 app.command("explain", short_help="Why each declined request was declined.")(explain.explain)
 app.command("doctor", short_help="Whether the installed solvers can be trusted.")(doctor.doctor)
+app.add_typer(trace.app, name="trace")
 
 
 def main() -> None:

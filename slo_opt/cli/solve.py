@@ -134,8 +134,9 @@ def solve(
         config = SolverConfig(time_limit, gap, seed, threads, log, report_progress)
         report = solve_instance(instance, methods, config)
     lost = len(whole.requests) - len(instance.requests)
-    dropped = int(source_trace.provenance.get("dropped") or 0)
-    source = Source(trace, scenario, span, scale, len(whole.requests) + dropped, lost + dropped)
+    provenance = dict(source_trace.provenance)
+    dropped = int(provenance.get("dropped_over_context") or 0) if scenario else 0
+    source = Source(trace, scenario, span, scale, len(whole.requests) + dropped, lost + dropped, provenance)
     document = solve_document(report, source, config)
     if output is not None:
         write_bytes(output, encode_plan(document, instance, report.schedule))

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,8 @@ class Source:
         Factor on the arrival rate.
     read, dropped : int
         Requests read; those of them that were left out, and are not in `offered`.
+    provenance : dict
+        What the trace says of itself.
     """
 
     path: str
@@ -40,6 +42,7 @@ class Source:
     scale: float
     read: int
     dropped: int
+    provenance: dict[str, Any] = field(default_factory=dict)
 
 
 def engine_hash(engine: EngineModel) -> str:

@@ -32,7 +32,7 @@ class _Focus:
     end_s: float
 
 
-def _focus(instance: Instance, timeline: Timeline, attained: NDArray[np.bool_]) -> _Focus:
+def focus_of(instance: Instance, timeline: Timeline, attained: NDArray[np.bool_]) -> _Focus:
     """The consecutive requests with most declined ones among them; ties go to the densest."""
     arrival_s = np.array([request.arrival_s for request in instance.requests])
     count = min(MAX_ROWS, len(arrival_s))
@@ -81,7 +81,7 @@ def _draw_outcomes(axes: "Axes", report: SolveReport, edges_s: Floats) -> None:
     look.legend_above(axes, 4)
 
 
-def _busy_share(timeline: Timeline, share: Floats, edges_s: Floats, replicas: int) -> Floats:
+def busy_share(timeline: Timeline, share: Floats, edges_s: Floats, replicas: int) -> Floats:
     """Share of each bin's engine time, for batches weighted by `share`."""
 
     def worked_s(times_s: Floats) -> Floats:
@@ -107,8 +107,8 @@ def _draw_engine(axes: "Axes", report: SolveReport, timeline: Timeline, edges_s:
     prefill, decode = timeline.tokens_per_batch(decode=False), timeline.tokens_per_batch(decode=True)
     # A batch is paid for by what it carries: a decode token costs a batch about what a prefill token does.
     of_prefill = prefill / np.maximum(1, prefill + decode)
-    first = 100 * _busy_share(timeline, of_prefill, edges_s, instance.num_replicas)
-    second = 100 * _busy_share(timeline, 1 - of_prefill, edges_s, instance.num_replicas)
+    first = 100 * busy_share(timeline, of_prefill, edges_s, instance.num_replicas)
+    second = 100 * busy_share(timeline, 1 - of_prefill, edges_s, instance.num_replicas)
     width_s = edges_s[1] - edges_s[0]
     axes.bar(edges_s[:-1], first, width_s, align="edge", color=look.PREFILL, label="prefill", linewidth=0)
     axes.bar(edges_s[:-1], second, width_s, first, align="edge", color=look.DECODE, label="decode", linewidth=0)
@@ -204,7 +204,7 @@ def draw_timeline(report: SolveReport, path: Path) -> None:
     top, middle, bottom = figure.subplots(3, 1, height_ratios=[2.0, 2.0, 5.0])
     last_s = max(instance.requests[-1].arrival_s, float(timeline.end_s.max(initial=0.0)), 1e-3)
     edges_s = np.linspace(0.0, last_s, NUM_BINS + 1)
-    focus = _focus(instance, timeline, report.evaluation.attained | ~report.evaluation.counted)
+    focus = focus_of(instance, timeline, report.evaluation.attained | ~report.evaluation.counted)
     _draw_outcomes(top, report, edges_s)
     _draw_engine(middle, report, timeline, edges_s)
     for axes in (top, middle):

@@ -1,0 +1,89 @@
+"""Plots of real solves: the figures drawn are those of the report."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from slo_opt import Instance, Request, SloClass, Stage, engine_named
+from slo_opt.analysis.solve import SolveReport, solve_instance
+from slo_opt.analysis.timeline import unroll
+from slo_opt.solvers.interface import SolverConfig
+
+pytest.importorskip("matplotlib")
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "cli"))
+
+
+def solved(instance: Instance) -> SolveReport:
+    from greedy import EngineTimeBound, GreedySolver
+
+    table = {"search": GreedySolver(), "highs": EngineTimeBound()}
+    return solve_instance(instance, tuple(table), SolverConfig(), table.__getitem__)
+
+
+def mixed(count: int) -> Instance:
+    """Two classes and best effort, arriving 50 a second."""
+    classes = {
+        "chat": SloClass("chat", tpot_ms=100, ttft_ms=1000),
+        "code": SloClass("code", tpot_ms=50, ttft_ms=400),
+        "free": SloClass("free", tpot_ms=1000, ttft_ms=60_000, best_effort=True),
+    }
+    names = ("chat", "code", "free")
+    requests = tuple(
+        Request(f"r{i}", i / 50, (Stage(100 + 37 * i % 900, 1 + i % 40, names[i % 3]),)) for i in range(count)
+    )
+    return Instance("mixed", requests, classes, engine_named("llama-3-8b-a100"))
+
+
+@pytest.mark.parametrize(("ending", "count"), [("png", 400), ("svg", 1), ("pdf", 1)])
+def test_plots_are_the_same_each_time(tmp_path: Path, ending: str, count: int):
+    from slo_opt.report.bounds import draw_bounds
+    from slo_opt.report.timeline import draw_timeline
+
+    report = solved(mixed(count))
+    for draw in (draw_timeline, draw_bounds):
+        first, second = tmp_path / f"first.{ending}", tmp_path / f"second.{ending}"
+        draw(report, first)
+        draw(report, second)
+        assert first.read_bytes() == second.read_bytes()
+        assert first.stat().st_size > 3000
+
+
+def test_engine_share_adds_up_to_the_busy_time():
+    from slo_opt.report.timeline import busy_share
+
+    report = solved(mixed(200))
+    assert report.schedule is not None
+    assert report.evaluation is not None
+    timeline = unroll(report.instance, report.schedule)
+    edges_s = np.linspace(0, float(timeline.end_s.max()), 77)
+    share = busy_share(timeline, np.ones(len(timeline.start_s)), edges_s, 1)
+    assert share.max() <= 1 + 1e-9
+    assert float((share * np.diff(edges_s)).sum()) == pytest.approx(report.evaluation.busy_s)
+
+
+def test_focus_is_where_most_are_declined():
+    from slo_opt.report.timeline import MAX_ROWS, focus_of
+
+    report = solved(mixed(400))
+    assert report.schedule is not None
+    assert report.evaluation is not None
+    timeline = unroll(report.instance, report.schedule)
+    fine = report.evaluation.attained | ~report.evaluation.counted
+    focus = focus_of(report.instance, timeline, fine)
+    assert len(focus.requests) == MAX_ROWS
+    declined = int((~fine[list(focus.requests)]).sum())
+    assert declined == max(int((~fine[k : k + MAX_ROWS]).sum()) for k in range(len(fine) - MAX_ROWS + 1))
+    assert focus.start_s <= report.instance.requests[focus.requests[0]].arrival_s
+
+
+def test_a_bound_without_a_schedule_is_drawn(tmp_path: Path):
+    from greedy import EngineTimeBound
+
+    from slo_opt.report.bounds import draw_bounds
+
+    report = solve_instance(mixed(30), ("highs",), SolverConfig(), lambda name: EngineTimeBound())
+    draw_bounds(report, tmp_path / "bounds.png")
+    assert (tmp_path / "bounds.png").stat().st_size > 3000
