@@ -1,5 +1,6 @@
 """The loop around inexact backends: wrong sets are forbidden, wrong verdicts are not believed."""
 
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -101,8 +102,6 @@ def interrupting(times: int) -> Callable[[float], None]:
 
 
 def test_first_ctrl_c_asks_to_stop() -> None:
-    import threading
-
     asked = threading.Event()
 
     def work() -> str:
@@ -112,8 +111,6 @@ def test_first_ctrl_c_asks_to_stop() -> None:
 
 
 def test_second_ctrl_c_gives_up() -> None:
-    import threading
-
     release = threading.Event()
     try:
         with pytest.raises(KeyboardInterrupt):
