@@ -20,6 +20,9 @@ SERVABLE = "servable"  # the bound that needs no solver: the value of all reques
 _RELATIVE_TOLERANCE = 1e-6  # of a bound, for floating point in the solvers
 
 
+Progress = Callable[[str, float | None], None]
+
+
 class UnsoundBoundError(SloOptError):
     """A schedule is worth more than a bound that claims to be proved: a model is wrong, no figure can be trusted."""
 
@@ -151,6 +154,14 @@ def servable_value(instance: Instance) -> float:
     )
 
 
+def _named(progress: Progress | None, name: str) -> Progress | None:
+    """Progress that says which method is at work."""
+    if progress is None:
+        return None
+    progress(name, None)
+    return lambda phrase, done: progress(f"{name}: {phrase}", done)
+
+
 def _run(
     name: str, solver: ScheduleSolver, instance: Instance, config: SolverConfig
 ) -> tuple[MethodReport, Schedule | None, Evaluation | None]:
@@ -181,10 +192,10 @@ def _run(
         status=status,
         attained=None if evaluation is None else evaluation.num_attained,
         value=None if evaluation is None else evaluation.value,
-        bound=result.bounds.dual,
+        bound=result.bounds.dual if result.bounds.dual is not None and math.isfinite(result.bounds.dual) else None,
         wall_s=time.perf_counter() - started_s,
         versions=result.stats.versions,
-        detail=result.stats.detail,
+        detail={key: count for key, count in result.stats.detail.items() if math.isfinite(count)},
         message=message,
     )
     return report, schedule, evaluation
@@ -265,7 +276,8 @@ def solve_instance(
         if limit_s is not None:
             left_s = max(0.0, limit_s - (time.perf_counter() - started_s))
             limit_s = left_s / (len(order) - position)
-        report, schedule, evaluation = _run(name, solvers[name], instance, replace(config, time_limit_s=limit_s))
+        own = replace(config, time_limit_s=limit_s, progress=_named(config.progress, name))
+        report, schedule, evaluation = _run(name, solvers[name], instance, own)
         reports[name] = report
         if schedule is not None and evaluation is not None and (best is None or evaluation.value > best[1].value):
             best = schedule, evaluation

@@ -94,7 +94,8 @@ def solve(
     ] = UnservablePolicy.ERROR,
     output_format: Annotated[Format, typer.Option("--format", help="What to print.")] = Format.TABLE,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Write report, trace and schedule here, for `explain`.")
+        Path | None,
+        typer.Option("-o", "--output", help="Write report, trace and schedule here, for `explain`; - for stdout."),
     ] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Draw the timeline here (png, svg, pdf), and FILE-bounds beside it.")
@@ -142,7 +143,8 @@ def solve(
         write_bytes(output, encode_plan(document, instance, report.schedule))
     if plot is not None:
         _draw(plot, report)
-    _print(document, output_format)
+    if str(output) != "-":
+        _print(document, output_format)
     _exit(report, methods)
 
 

@@ -69,7 +69,10 @@ def convert(
 @app.command()
 def generate(
     workload: Annotated[
-        str, typer.Argument(help="Scenario (coder, chatbot, mixed, ...) or profile (azure-code, sharegpt, ...).")
+        str,
+        typer.Argument(
+            metavar="WORKLOAD", help="Scenario (coder, chatbot, mixed, ...) or profile (azure-code, sharegpt, ...)."
+        ),
     ],
     output: Output = Path("-"),
     rate: Annotated[float | None, typer.Option(help="Requests a second; default: the workload's own.")] = None,

@@ -48,6 +48,8 @@ def _draw_methods(axes: "Axes", report: SolveReport) -> None:
 
 def _draw_classes(axes: "Axes", report: SolveReport) -> None:
     """Attained, admitted but late, and declined requests of each class."""
+    from matplotlib.patches import Patch
+
     rows = sorted(report.classes, key=lambda row: -row.offered)[:MAX_CLASSES]
     for place, row in enumerate(rows):
         left = 0.0
@@ -63,7 +65,9 @@ def _draw_classes(axes: "Axes", report: SolveReport) -> None:
     axes.grid(visible=False)
     more = f" ({len(report.classes) - len(rows)} smaller ones left out)" if len(rows) < len(report.classes) else ""
     axes.set_title(f"SLO classes{more}")
-    axes.set_xlabel("% of offered: attained, admitted but late, declined")
+    axes.set_xlabel("% of offered")
+    colours = (("attained", look.ATTAINED), ("admitted, late", look.LATE), ("declined", look.DECLINED))
+    look.legend_above(axes, 3, [Patch(color=colour, label=label) for label, colour in colours])
 
 
 def draw_bounds(report: SolveReport, path: Path) -> None:

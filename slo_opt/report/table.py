@@ -13,7 +13,7 @@ from slo_opt.analysis.explain import Explanation
 
 _BOX = box.SIMPLE_HEAD
 _WHY = "most is held by, or why"
-_WRAPPED = frozenset({_WHY, "status"})
+_WRAPPED = frozenset({_WHY})
 
 
 def _percent(share: float | None, digits: int = 1) -> str:
@@ -90,9 +90,8 @@ def solve_tables(document: dict[str, Any]) -> RenderableType:
     """
     methods = _table("method", ">attained", ">value", ">bound", ">gap", "status", ">time")
     for row in document["methods"]:
-        status = row["status"] if row["message"] is None else f"{row['status']}: {row['message']}"
         cells = (_number(row["attained"]), _number(row["value"]), _number(row["bound"]), _percent(row["gap"], 2))
-        methods.add_row(row["method"], *cells, status, f"{row['wall_s']:.1f} s")
+        methods.add_row(row["method"], *cells, row["status"], f"{row['wall_s']:.1f} s")
     methods.add_section()
     best = document["schedule"] is not None
     methods.add_row(

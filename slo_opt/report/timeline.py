@@ -33,20 +33,19 @@ class _Focus:
 
 
 def focus_of(instance: Instance, timeline: Timeline, attained: NDArray[np.bool_]) -> _Focus:
-    """The consecutive requests with most declined ones among them; ties go to the densest."""
+    """The consecutive requests with most declined ones among them in the least time."""
     arrival_s = np.array([request.arrival_s for request in instance.requests])
     count = min(MAX_ROWS, len(arrival_s))
     missed = np.concatenate([[0], np.cumsum(~attained)])
     missed_in = missed[count:] - missed[:-count]
     span_s = arrival_s[count - 1 :] - arrival_s[: len(arrival_s) - count + 1]
-    first = int(np.lexsort((span_s, -missed_in))[0])
+    first = int(np.argmax((missed_in + 1e-3) / np.sqrt(span_s + 1e-3)))
     chosen = tuple(range(first, first + count))
-    shown = np.isin(timeline.token_request, chosen)
-    ends_s = timeline.token_s[shown]
-    dues_s = [stage_windows(instance, instance.requests[i])[0].first_due_s for i in chosen]
-    # A few long decodes must not squeeze the moment where the decisions fall.
-    end_s = max(float(np.quantile(ends_s, 0.97)) if len(ends_s) else 0.0, *dues_s)
+    # Long decodes run out of the picture: they must not squeeze the moment in which the decisions fall.
     start_s = float(arrival_s[first])
+    due_s = max(stage_windows(instance, instance.requests[i])[0].first_due_s for i in chosen)
+    last_s = float(timeline.token_s[np.isin(timeline.token_request, chosen)].max(initial=due_s))
+    end_s = min(last_s, due_s + 0.35 * (due_s - start_s))
     return _Focus(chosen, start_s - 0.01 * (end_s - start_s), end_s + 0.01 * (end_s - start_s))
 
 
@@ -117,7 +116,7 @@ def _draw_engine(axes: "Axes", report: SolveReport, timeline: Timeline, edges_s:
     np.maximum.at(peak, place, 100 * timeline.kv_blocks / instance.engine.kv_blocks)
     axes.step(edges_s, np.append(peak, peak[-1]), where="post", color=look.LATE, linewidth=1.3, label="KV blocks, peak")
     axes.set_ylim(0, 100)
-    axes.set_title("Engine time by tokens, and KV memory")
+    axes.set_title("Engine busy, by kind of token, and KV memory")
     axes.set_ylabel("% in use")
     look.legend_above(axes, 3)
 

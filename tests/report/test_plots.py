@@ -74,7 +74,7 @@ def test_focus_is_where_most_are_declined():
     fine = report.evaluation.attained | ~report.evaluation.counted
     focus = focus_of(report.instance, timeline, fine)
     assert len(focus.requests) == MAX_ROWS
-    declined = int((~fine[list(focus.requests)]).sum())
+    declined = int((~fine[list(focus.requests)]).sum())  # arrivals are evenly spaced here
     assert declined == max(int((~fine[k : k + MAX_ROWS]).sum()) for k in range(len(fine) - MAX_ROWS + 1))
     assert focus.start_s <= report.instance.requests[focus.requests[0]].arrival_s
 
