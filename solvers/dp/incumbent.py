@@ -8,64 +8,72 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from slo_opt.domain.admission import IntArray
 from slo_opt.solvers.dp.bounds import FloatArray
 from slo_opt.solvers.dp.tables import Tables
 
 NOTHING = -1  # no resource runs short
-MEMORY = -2
-MAX_TRIES = 24  # candidates tried at the end
+MAX_FAILURES = 24  # candidates tried in vain at the end
 
 
 @njit(cache=True)
-def shortage(problem: Tables, chosen: NDArray[np.bool_], end: int) -> tuple[int, int]:
+def enter(problem: Tables, state: IntArray, i: int, tightest: int) -> None:
+    """Bring the budgets of a set that is not empty from the deadline before to that of candidate `i`."""
+    pieces = problem.supply_ps.shape[1]
+    for piece in range(pieces):
+        state[piece] += problem.supply_ps[i, piece, tightest] - problem.length_us[i] * state[pieces + piece]
+
+
+@njit(cache=True)
+def take(problem: Tables, state: IntArray, i: int, tightest: int) -> int:
+    """Accept candidate `i` at its deadline; `tightest` includes it. Returns the resource that runs short, or `NOTHING`."""
+    pieces = problem.supply_ps.shape[1]
+    use = problem.use[i]
+    short = NOTHING
+    for piece in range(pieces):
+        state[piece] -= use[piece]
+        state[pieces + piece] += use[pieces + piece]
+        if state[piece] < 0:
+            short = piece
+        elif state[pieces + piece] > problem.headroom_ppm[i + 1, piece, tightest]:
+            short = pieces + piece
+    state[2 * pieces] += use[2 * pieces]
+    return 2 * pieces if state[2 * pieces] > problem.free_blocks[i] else short
+
+
+@njit(cache=True)
+def shortage(problem: Tables, chosen: NDArray[np.bool_], end: int, state: IntArray) -> tuple[int, int, int]:
     """Where the chosen among the first `end` candidates are infeasible, and what runs short there.
 
     Returns
     -------
-    candidate, resource : int
-        Resource: `NOTHING`, `MEMORY`, ``2 l`` for compute and ``2 l + 1`` for headroom of piece l.
+    candidate, resource, tightest : int
+        Resource: a column of `Tables`, or `NOTHING`. `state` and the tightest tier are those at the last deadline.
     """
-    pieces = problem.work_ps.shape[0]
-    loads = np.zeros(pieces, np.int64)
-    budgets = np.zeros(pieces, np.int64)
-    tightest = problem.supply_ps.shape[2] - 1
-    held = 0
-    empty = True
+    tiers = problem.supply_ps.shape[2] - 1
+    tightest = tiers
+    state[:] = 0
     for i in range(end):
-        if empty:
-            if not chosen[i]:
-                continue
-            budgets[:] = problem.idle_budget_ps[:, i]
-        else:
-            for piece in range(pieces):
-                budgets[piece] += problem.supply_ps[piece, i, tightest] - problem.length_us[i] * loads[piece]
-        if not chosen[i]:
-            continue
-        empty = False
-        tightest = min(tightest, problem.tier[i])
-        held += problem.blocks[i]
-        if held > problem.least_free_blocks[i]:
-            return i, MEMORY
-        for piece in range(pieces):
-            budgets[piece] -= problem.work_ps[piece, i]
-            loads[piece] += problem.load_ppm[piece, i]
-            if budgets[piece] < 0:
-                return i, 2 * piece
-            if loads[piece] > problem.least_headroom_ppm[piece, i + 1, tightest]:
-                return i, 2 * piece + 1
-    return end, NOTHING
+        if tightest < tiers:
+            enter(problem, state, i, tightest)
+        elif chosen[i]:
+            state[: problem.idle_ps.shape[1]] = problem.idle_ps[i]
+        if chosen[i]:
+            tightest = min(tightest, problem.tier[i])
+            short = take(problem, state, i, tightest)
+            if short != NOTHING:
+                return i, short, tightest
+    return end, NOTHING, tightest
 
 
 @njit(cache=True)
-def _cost(problem: Tables, start_us: NDArray[np.int64], j: int, i: int, resource: int) -> float:
+def _cost(problem: Tables, start_us: IntArray, j: int, i: int, resource: int) -> float:
     """What candidate `j` takes of the resource up to the deadline of candidate `i`, for each unit of value."""
-    if resource == MEMORY:
-        used = problem.blocks[j]
-    elif resource % 2:
-        used = problem.load_ppm[resource // 2, j]
-    else:
-        used = problem.work_ps[resource // 2, j] + problem.load_ppm[resource // 2, j] * (start_us[i] - start_us[j])
-    return used / problem.value[j]
+    pieces = problem.supply_ps.shape[1]
+    used = problem.use[j, resource]
+    if resource < pieces:
+        used += problem.use[j, pieces + resource] * (start_us[i] - start_us[j])
+    return used / problem.use[j, 2 * pieces + 1]
 
 
 @njit(cache=True)
@@ -86,19 +94,29 @@ def insertion(problem: Tables, wanted: NDArray[np.bool_], gain: FloatArray, pric
     -------
     (N,) bool array
     """
-    count = len(problem.tier)
+    count, resources = problem.use.shape
     start_us = np.cumsum(problem.length_us)
     chosen = problem.mandatory.copy()
+    state = np.zeros(resources, np.int64)
     last_mandatory = -1
     for i in range(count):
         if chosen[i]:
             last_mandatory = i
+    tightest = tiers = problem.supply_ps.shape[2] - 1
     for i in range(count):
-        if chosen[i] or not wanted[i] or not problem.usable[i]:
+        if tightest < tiers:
+            enter(problem, state, i, tightest)
+        else:
+            state[: problem.idle_ps.shape[1]] = problem.idle_ps[i]
+        if not (chosen[i] or (wanted[i] and problem.usable[i])):
             continue
         chosen[i] = True
+        tightest = min(tightest, problem.tier[i])
+        resource, place = take(problem, state, i, tightest), i
+        if resource == NOTHING and i >= last_mandatory:
+            continue
         while True:
-            place, resource = shortage(problem, chosen, max(i, last_mandatory) + 1)
+            place, resource, tightest = shortage(problem, chosen, max(i, last_mandatory) + 1, state)
             if resource == NOTHING:
                 break
             worst, most = -1, -np.inf
@@ -108,15 +126,16 @@ def insertion(problem: Tables, wanted: NDArray[np.bool_], gain: FloatArray, pric
                     if cost > most:
                         worst, most = j, cost
             chosen[worst] = False
+        if i < last_mandatory:
+            tightest = shortage(problem, chosen, i + 1, state)[2]
     if priced:
-        order = np.argsort(-gain)
-        tries = 0
-        for j in order:
+        failures = 0
+        for j in np.argsort(-gain):
             if not chosen[j] and problem.usable[j]:
                 chosen[j] = True
-                if shortage(problem, chosen, count)[1] != NOTHING:
+                if shortage(problem, chosen, count, state)[1] != NOTHING:
                     chosen[j] = False
-                    tries += 1
-                    if tries == MAX_TRIES:
+                    failures += 1
+                    if failures == MAX_FAILURES:
                         break
     return chosen

@@ -1,16 +1,18 @@
-"""The dynamic program for the admission plan: incumbent, prices, and label-setting passes of growing width."""
+"""The dynamic program for the admission plan: incumbent, prices, caps, and label-setting passes of growing width."""
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from slo_opt.domain.admission import IntArray
-from slo_opt.solvers.dp.bounds import Slack, maximiser, tighten, zero_prices
+from slo_opt.solvers.dp.bounds import zero_prices
 from slo_opt.solvers.dp.incumbent import NOTHING, insertion, shortage
-from slo_opt.solvers.dp.labels import one_pass, room
+from slo_opt.solvers.dp.labels import one_pass
+from slo_opt.solvers.dp.prices import cap_prefixes, tighten
 from slo_opt.solvers.dp.tables import tables
 
-MAX_STEPS = 100
+MAX_STEPS = 200
+MAX_ROUNDS = 3
 FIRST_WIDTH = 16
 GROWTH = 8
 
@@ -29,39 +31,49 @@ def solve_arrays(
     free_blocks: IntArray,
     max_labels: int,
 ) -> tuple[NDArray[np.bool_], int, int, int]:
-    """Best set of candidates to accept; arrays as in `AdmissionProblem`."""
+    """Best set of candidates to accept; arrays as in `AdmissionProblem`.
+
+    Returns
+    -------
+    accepted : (N,) bool array
+        Best set found.
+    value : int
+        Its value; -1 if no set is feasible.
+    bound : int
+        Proved upper bound on the value of any feasible set.
+    num_labels : int
+        Labels made.
+    """
     count = len(tier)
     problem = tables(
         tier, work_ps, load_ppm, blocks, value, mandatory, length_us, supply_ps, headroom_ppm, free_blocks
     )
-    if shortage(problem, mandatory, count)[1] != NOTHING:
+    state = np.zeros(problem.use.shape[1], np.int64)
+    if shortage(problem, mandatory, count, state)[1] != NOTHING:
         return mandatory.copy(), -1, -1, 0
     if count == 0:
         return mandatory.copy(), 0, 0, 0
+    quantum = problem.quantum
     prices = zero_prices(problem)
-    pieces = work_ps.shape[0]
-    slack = Slack(
-        np.zeros((pieces, count + 1)),
-        np.zeros((pieces, count + 1)),
-        np.zeros(count + 1),
-        np.zeros(count, np.bool_),
-    )
+    chosen = np.zeros(count, np.bool_)
     best = insertion(problem, problem.usable, prices.gain, False)
     best_value = (best * value).sum()
-    bound = tighten(problem, prices, slack, best_value, MAX_STEPS)
-    if bound >= best_value + problem.quantum:
-        maximiser(problem, prices, slack)
-        other = insertion(problem, slack.chosen, prices.gain, True)
+    bound = tighten(problem, prices, count, chosen, best_value, MAX_STEPS)
+    for number in range(MAX_ROUNDS):
+        if bound < best_value + quantum:
+            break
+        other = insertion(problem, chosen, prices.gain, True)
         other_value = (other * value).sum()
         if other_value > best_value:
             best, best_value = other, other_value
-    made = 0
-    width = FIRST_WIDTH
-    while bound >= best_value + problem.quantum and made < max_labels:
-        space = room(problem, width, min(max_labels - made, width * count) + 2 * width + 2)
-        best_value, dropped, labels = one_pass(problem, prices, space, width, max_labels - made, best, best_value)
+        if bound < best_value + quantum or number == MAX_ROUNDS - 1 or not cap_prefixes(problem, prices, chosen):
+            break
+        bound = min(bound, tighten(problem, prices, count, chosen, best_value, MAX_STEPS))
+    made, width = 0, FIRST_WIDTH
+    while bound >= best_value + quantum and made < max_labels:
+        best_value, dropped, labels = one_pass(problem, prices, width, max_labels - made, best, best_value)
         made += labels
         bound = min(bound, max(dropped, float(best_value)))
         width *= GROWTH
-    quanta = int(np.floor(bound / problem.quantum))
-    return best, best_value, max(best_value, quanta * problem.quantum), made
+    quanta = int(np.floor(bound / quantum))
+    return best, best_value, max(best_value, quanta * quantum), made

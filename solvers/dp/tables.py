@@ -1,4 +1,4 @@
-"""Admission problem as the DP reads it: limits that only need a look when a candidate is accepted."""
+"""Admission problem as the DP reads it: candidate by candidate, with limits that only need a look on acceptance."""
 
 from typing import NamedTuple
 
@@ -15,38 +15,41 @@ class Tables(NamedTuple):
     Load and blocks held never shrink and the tightest tier never loosens. So it is the same to compare them with the
     limits of every interval, or once, when a candidate is accepted, with the least limit of all intervals to come.
 
+    Resources are columns ``0..R-1`` in the order compute budget of each piece, load of each piece, memory, value:
+    ``R = 2 L + 2``.
+
     Parameters
     ----------
-    tier, blocks, value : (N,) int arrays
-    mandatory : (N,) bool array
-    work_ps, load_ppm : (L, N) int arrays
-    length_us : (N + 1,) int array
-    supply_ps : (L, N + 1, K + 1) int array
+    use : (N, R) int array
+        What a candidate takes: work in ps, load in ppm, blocks, and its value.
+    tier : (N,) int array
         As in `AdmissionProblem`.
-    least_headroom_ppm : (L, N + 1, K + 1) int array
-        Minimum of ``headroom_ppm`` over this and all later intervals.
-    least_free_blocks : (N + 1,) int array
-        Minimum of ``free_blocks`` over this and all later intervals.
-    idle_budget_ps : (L, N) int array
+    mandatory, usable : (N,) bool array
+        Usable candidates would be feasible alone; the others are in no feasible set.
+    length_us : (N + 1,) int array
+        As in `AdmissionProblem`.
+    supply_ps, headroom_ppm : (N + 1, L, K + 1) int array
+        Of an interval, by tightest tier. Headroom is the least of this and all later intervals.
+    free_blocks : (N + 1,) int array
+        Least of this and all later intervals.
+    idle_ps : (N, L) int array
         Budget at each deadline as long as nothing is accepted.
-    usable : (N,) bool array
-        Whether the candidate would be feasible alone; if not, it is in no feasible set.
+    value_cap : (N,) int array
+        Upper bound on the value of any feasible set of the candidates ``0..i``; lowered as more is proved.
     quantum : int
         Greatest common divisor of all values: a better set is better by at least this.
     """
 
+    use: IntArray
     tier: IntArray
-    blocks: IntArray
-    value: IntArray
     mandatory: NDArray[np.bool_]
-    work_ps: IntArray
-    load_ppm: IntArray
+    usable: NDArray[np.bool_]
     length_us: IntArray
     supply_ps: IntArray
-    least_headroom_ppm: IntArray
-    least_free_blocks: IntArray
-    idle_budget_ps: IntArray
-    usable: NDArray[np.bool_]
+    headroom_ppm: IntArray
+    free_blocks: IntArray
+    idle_ps: IntArray
+    value_cap: IntArray
     quantum: int
 
 
@@ -63,45 +66,40 @@ def tables(
     headroom_ppm: IntArray,
     free_blocks: IntArray,
 ) -> Tables:
-    """Derive the tables from the arrays of an `AdmissionProblem`, in O(N L K)."""
+    """Tables from the arrays of an `AdmissionProblem`, in O(N L K)."""
     pieces, count = work_ps.shape
     tiers = supply_ps.shape[2] - 1
-    headroom = headroom_ppm.copy()
+    use = np.empty((count, 2 * pieces + 2), np.int64)
+    supply = np.empty((count + 1, pieces, tiers + 1), np.int64)
+    headroom = np.empty((count + 1, pieces, tiers + 1), np.int64)
     free = free_blocks.copy()
-    for i in range(count - 1, -1, -1):
-        free[i] = min(free[i], free[i + 1])
+    idle = np.empty((count, pieces), np.int64)
+    usable = np.empty(count, np.bool_)
+    cap = np.empty(count, np.int64)
+    for i in range(count, -1, -1):
+        if i < count:
+            free[i] = min(free[i], free[i + 1])
         for piece in range(pieces):
             for k in range(tiers + 1):
-                headroom[piece, i, k] = min(headroom[piece, i, k], headroom[piece, i + 1, k])
-    idle = np.empty((pieces, count), np.int64)
-    usable = np.empty(count, np.bool_)
+                supply[i, piece, k] = supply_ps[piece, i, k]
+                headroom[i, piece, k] = headroom_ppm[piece, i, k]
+                if i < count:
+                    headroom[i, piece, k] = min(headroom[i, piece, k], headroom[i + 1, piece, k])
+    quantum, total = 0, 0
     for i in range(count):
+        use[i, 2 * pieces], use[i, 2 * pieces + 1] = blocks[i], value[i]
         usable[i] = blocks[i] <= free[i]
-    for piece in range(pieces):
-        budget = 0
-        for i in range(count):
-            budget += supply_ps[piece, i, tiers]
-            idle[piece, i] = budget
-            fits = load_ppm[piece, i] <= headroom[piece, i + 1, tier[i]] and work_ps[piece, i] <= budget
+        for piece in range(pieces):
+            use[i, piece], use[i, pieces + piece] = work_ps[piece, i], load_ppm[piece, i]
+            idle[i, piece] = supply[i, piece, tiers] + (idle[i - 1, piece] if i else 0)
+            fits = load_ppm[piece, i] <= headroom[i + 1, piece, tier[i]] and work_ps[piece, i] <= idle[i, piece]
             usable[i] = usable[i] and fits
-    quantum = 0
-    for i in range(count):
+        total += value[i] if usable[i] else 0
+        cap[i] = total
         a, b = quantum, value[i]
         while b:
             a, b = b, a % b
         quantum = a
     return Tables(
-        tier,
-        blocks,
-        value,
-        mandatory,
-        work_ps,
-        load_ppm,
-        length_us,
-        supply_ps,
-        headroom,
-        free,
-        idle,
-        usable,
-        max(1, quantum),
+        use, tier, mandatory, usable, length_us, supply, headroom, free, idle, cap, max(1, quantum)
     )
