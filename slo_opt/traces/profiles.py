@@ -10,7 +10,7 @@ from slo_opt.traces.arrivals import CODE_BURSTS, POISSON, Arrivals, Gamma
 from slo_opt.traces.lengths import Lengths, Quantiles
 from slo_opt.traces.nearest import did_you_mean
 
-_PROBABILITIES = (0.0, 0.01, 0.05, 0.10, 0.25, 0.50, 0.75, 0.90, 0.95, 0.97, 0.99, 0.999, 1.0)
+_PROBABILITIES = (0.0, 0.01, 0.05, 0.10, 0.25, 0.50, 0.75, 0.90, 0.95, 0.97, 0.99, 0.995, 0.999, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Profile:
 
 
 def _through(*tokens: int) -> Quantiles:
-    """Quantiles at the probabilities 0, 1, 5, 10, 25, 50, 75, 90, 95, 97, 99, 99.9 and 100 %."""
+    """Quantiles at the probabilities 0, 1, 5, 10, 25, 50, 75, 90, 95, 97, 99, 99.5, 99.9 and 100 %."""
     return Quantiles(tuple(zip(_PROBABILITIES, tokens, strict=True)))
 
 
@@ -50,8 +50,8 @@ _ALL = (
         "azure-code",
         _AZURE.format("code"),
         Lengths(
-            _through(3, 17, 75, 147, 578, 1469, 2744, 5187, 7303, 7435, 7436, 7437, 7437),
-            _through(6, 6, 6, 7, 9, 13, 24, 55, 90, 128, 251, 825, 1899),
+            _through(3, 17, 75, 147, 578, 1469, 2744, 5187, 7303, 7435, 7436, 7436, 7437, 7437),
+            _through(6, 6, 6, 7, 9, 13, 24, 55, 90, 128, 251, 359, 825, 1899),
         ),
         CODE_BURSTS,
         2.57,
@@ -61,8 +61,8 @@ _ALL = (
         "azure-conv",
         _AZURE.format("conversation"),
         Lengths(
-            _through(2, 29, 181, 207, 396, 1020, 1189, 2734, 4083, 4090, 4142, 6179, 14050),
-            _through(7, 16, 41, 54, 85, 129, 395, 424, 451, 509, 601, 954, 1000),
+            _through(2, 29, 181, 207, 396, 1020, 1189, 2734, 4083, 4090, 4142, 4831, 6179, 14050),
+            _through(7, 16, 41, 54, 85, 129, 395, 424, 451, 509, 601, 643, 954, 1000),
             rank_correlation=0.07,
         ),
         Gamma(1.09),
@@ -84,8 +84,8 @@ _ALL = (
         "servegen-reasoning",
         "ServeGen, DeepSeek-R1 clients (Alibaba, Apache-2.0; arXiv 2505.09999), one sampled hour",
         Lengths(
-            _through(4, 10, 25, 27, 100, 266, 487, 847, 1702, 2691, 12217, 29505, 42544),
-            _through(78, 154, 221, 270, 380, 527, 1125, 1503, 1660, 1798, 6348, 17721, 24742),
+            _through(4, 10, 25, 27, 100, 266, 487, 847, 1702, 2691, 12217, 17693, 29505, 42544),
+            _through(78, 154, 221, 270, 380, 527, 1125, 1503, 1660, 1798, 6348, 11280, 17721, 24742),
             rank_correlation=-0.35,
         ),
         POISSON,
@@ -107,8 +107,8 @@ _ALL = (
         "arxiv",
         "arXiv summarization lengths as filtered by vidur (microsoft/vidur, MIT)",
         Lengths(
-            _through(1, 73, 748, 1242, 1986, 2730, 3370, 3702, 3813, 3863, 3933, 4011, 4054),
-            _through(5, 36, 60, 78, 115, 167, 242, 372, 736, 2199, 3271, 3844, 4056),
+            _through(1, 73, 748, 1242, 1986, 2730, 3370, 3702, 3813, 3863, 3933, 3963, 4011, 4054),
+            _through(5, 36, 60, 78, 115, 167, 242, 372, 736, 2199, 3271, 3582, 3844, 4056),
             rank_correlation=-0.11,
         ),
         POISSON,
@@ -119,8 +119,8 @@ _ALL = (
         "sharegpt",
         "ShareGPT lengths, conversation so far included (microsoft/sarathi-serve, Apache-2.0)",
         Lengths(
-            _through(1, 12, 29, 74, 580, 1730, 3734, 5696, 6563, 6950, 7433, 7853, 8141),
-            _through(2, 6, 44, 84, 228, 415, 628, 834, 920, 957, 998, 1021, 1024),
+            _through(1, 12, 29, 74, 580, 1730, 3734, 5696, 6563, 6950, 7433, 7622, 7853, 8141),
+            _through(2, 6, 44, 84, 228, 415, 628, 834, 920, 957, 998, 1009, 1021, 1024),
             rank_correlation=0.05,
         ),
         POISSON,
@@ -131,8 +131,8 @@ _ALL = (
         "humaneval",
         "HumanEval problems and solutions, tokens estimated as characters / 3.3 (openai/human-eval, MIT)",
         Lengths(
-            _through(35, 40, 53, 66, 87, 120, 172, 234, 277, 314, 365, 408, 413),
-            _through(5, 6, 10, 13, 24, 45, 73, 112, 132, 149, 199, 253, 262),
+            _through(35, 40, 53, 66, 87, 120, 172, 234, 277, 314, 365, 389, 408, 413),
+            _through(5, 6, 10, 13, 24, 45, 73, 112, 132, 149, 199, 221, 253, 262),
             rank_correlation=0.45,
         ),
         POISSON,
@@ -165,6 +165,6 @@ def profile_named(name: str) -> Profile:
     if name not in PROFILES:
         known = [*OF_SCENARIO, "mixed", *PROFILES]
         raise InvalidInputError(
-            f"unknown profile {name!r}; {did_you_mean(name, known)}Scenarios and profiles: {', '.join(known)}"
+            f"unknown profile {name!r}. {did_you_mean(name, known)}Scenarios and profiles: {', '.join(known)}"
         )
     return PROFILES[name]

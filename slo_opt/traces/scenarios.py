@@ -178,7 +178,7 @@ def scenario_named(name: str) -> Scenario:
     """
     if name not in SCENARIOS:
         hint = did_you_mean(name, SCENARIOS)
-        raise InvalidInputError(f"unknown scenario {name!r}; {hint}Scenarios: {', '.join(SCENARIOS)}")
+        raise InvalidInputError(f"unknown scenario {name!r}. {hint}Scenarios: {', '.join(SCENARIOS)}")
     return SCENARIOS[name]
 
 

@@ -52,7 +52,7 @@ def apply_unservable(instance: Instance, policy: str | Unservable) -> Instance:
     """
     if policy not in list(Unservable):
         raise InvalidInputError(
-            f"unknown policy {policy!r} for unservable requests; {did_you_mean(policy, Unservable)}"
+            f"unknown policy {policy!r} for unservable requests. {did_you_mean(policy, Unservable)}"
             f"Policies: {', '.join(Unservable)}"
         )
     if policy == Unservable.LOSE:

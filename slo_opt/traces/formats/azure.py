@@ -65,5 +65,5 @@ def _nanoseconds(source: Source, line: int, text: str) -> int:
         raise source.error(
             line,
             f"column 'TIMESTAMP': expected a time such as 2023-11-16 18:17:03.9799600, found {text[:60]!r}",
-            "Correct the value.",
+            "Correct it or remove the line.",
         ) from None

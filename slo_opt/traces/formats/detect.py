@@ -40,7 +40,7 @@ def format_named(name: str) -> TraceFormat:
     except ValueError:
         known = [*TraceFormat, *_ALIASES]
         raise InvalidInputError(
-            f"unknown input format {name!r}; {did_you_mean(name, known)}Formats: {', '.join(TraceFormat)}"
+            f"unknown input format {name!r}. {did_you_mean(name, known)}Formats: {', '.join(TraceFormat)}"
         ) from None
 
 

@@ -11,6 +11,7 @@ from slo_opt.domain.engines import ENGINES
 from slo_opt.domain.errors import InvalidInputError, TraceFormatError
 from slo_opt.domain.request import Request, Stage
 from slo_opt.domain.slo import ScoreRule, SloClass
+from slo_opt.traces.formats.tables import in_words
 from slo_opt.traces.nearest import did_you_mean
 from slo_opt.traces.rows import Scalar
 from slo_opt.traces.source import Source
@@ -179,7 +180,7 @@ def _fields(value: Any, layout: type[msgspec.Struct]) -> dict[str, Any]:
     for field in msgspec.structs.fields(layout):
         found = getattr(value, field.name)
         if field.required or found != field.default:
-            fields[field.name] = float(found) if field.type is float else found
+            fields[field.name] = float(found) if field.type in (float, float | None) else found
     if layout is EngineFields:
         fields["pieces"] = [_fields(piece, PieceFields) for piece in value.pieces]
     return fields
@@ -236,7 +237,7 @@ def _invalid(source: Source, message: str) -> TraceFormatError:
         return source.error(place, f"unknown version; expected {VERSION}", "Update slo-opt or rewrite the trace.")
     if place == "$.format":
         return source.error(place, f"expected {FORMAT!r}", "Correct it, or name the format with --input-format.")
-    return source.error(place, what[0].lower() + what[1:], "Correct the value; docs/trace-format.md has the types.")
+    return source.error(place, in_words(what), "Correct the value; docs/trace-format.md has the types.")
 
 
 def _built(source: Source, place: str, kind: Any, fields: msgspec.Struct) -> Any:

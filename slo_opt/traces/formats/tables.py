@@ -19,7 +19,14 @@ Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
 Columns = TypeVar("Columns", bound=msgspec.Struct)
 _AT = re.compile(r"^(?P<what>.*?) - at `\$\.?(?P<column>.*)`$", re.DOTALL)
-_WORDS = {"`int`": "an integer", "`float`": "a number", "`str`": "text", "`array`": "a list", "`object`": "an object"}
+_WORDS = {
+    "int": "an integer",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "an object",
+}
 
 
 def csv_rows(source: Source, columns: type[Columns]) -> Iterator[tuple[int, Columns]]:
@@ -120,14 +127,19 @@ def _converted(source: Source, line: int, values: dict[str, Any], columns: type[
         raise value_error(source, line, error, values) from None
 
 
+def in_words(message: str) -> str:
+    """A message of msgspec with its type names in words."""
+    for type_name, words in _WORDS.items():
+        message = message.replace(f"`{type_name}`", words).replace(f"`{type_name} | null`", words)
+    return message[0].lower() + message[1:]
+
+
 def value_error(source: Source, line: int, error: Exception, values: dict[str, Any]) -> TraceFormatError:
     """A validation error in the words of this project: column, expectation, what was found, how to mend it."""
     match = _AT.match(str(error))
     if match is None:
         return source.error(line, str(error), "Mend or remove the line.")
-    what, column = match["what"].split(", got ")[0], match["column"]
-    for type_name, words in _WORDS.items():
-        what = what.replace(type_name, words)
+    what, column = in_words(match["what"].split(", got ")[0]), match["column"]
     found = values.get(column.split("[")[0], "nothing")
     shown = repr(found) if len(repr(found)) <= 60 else repr(found)[:57] + "..."
-    return source.error(line, f"column {column!r}: {what[0].lower()}{what[1:]}, found {shown}", "Correct the value.")
+    return source.error(line, f"column {column!r}: {what}, found {shown}", "Correct it or remove the line.")
