@@ -48,10 +48,11 @@ def admission_program(problem: AdmissionProblem, excluded: Iterable[Sequence[int
     accept = cp.Variable(count, boolean=True, name="accept")
     tightest = cp.Variable((count + 1, tiers + 1), nonneg=True, name="tightest")
     at_most = np.triu(np.ones((tiers + 1, tiers)))  # column k adds up the tiers up to k
+    one = np.ones(tiers + 1)
     present = tightest @ at_most
     appears = (problem.tier[:, None] <= np.arange(tiers)).astype(float)
     constraints: list[Any] = [
-        cp.sum(tightest, axis=1) == 1,
+        tightest @ one == 1,
         tightest[0, tiers] == 1,
         present[1:] >= present[:-1],
         present[1:] >= cp.multiply(appears, cp.reshape(accept, (count, 1), order="C") @ np.ones((1, tiers))),
@@ -64,13 +65,13 @@ def admission_program(problem: AdmissionProblem, excluded: Iterable[Sequence[int
     for piece in range(problem.supply_ps.shape[0]):
         supply, headroom = problem.supply_ps[piece] / PS_PER_UNIT, problem.headroom_ppm[piece] / PPM_PER_UNIT
         load = (before * (problem.load_ppm[piece] / PPM_PER_UNIT)) @ accept
-        gain = cp.sum(cp.multiply(supply, tightest), axis=1) - cp.multiply(length, load)
+        gain = cp.multiply(supply, tightest) @ one - cp.multiply(length, load)
         budget = up_to @ (gain[:count] - cp.multiply(problem.work_ps[piece] / PS_PER_UNIT, accept))
         debt = np.maximum(-np.cumsum(problem.supply_ps[piece, :count, tiers]), 0) / PS_PER_UNIT
         constraints.append(budget + cp.multiply(debt, tightest[1:, tiers]) >= 0)
         share = headroom.copy()
         share[:, tiers] = np.maximum(share[:, tiers], 0.0)  # nothing is demanded before the first acceptance
-        constraints.append(load[1:] <= cp.sum(cp.multiply(share, tightest), axis=1)[1:])
+        constraints.append(load[1:] <= (cp.multiply(share, tightest) @ one)[1:])
 
     free = problem.free_blocks.astype(float)
     held = (up_to * problem.blocks) @ accept

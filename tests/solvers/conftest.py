@@ -1,11 +1,15 @@
 """One test per registered admission solver, chosen with ``--solvers``."""
 
+import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
 from slo_opt.solvers.interface import AdmissionSolver
 from slo_opt.solvers.registry import ADMISSION_SOLVERS, admission_solver
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))  # random_plans
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -58,13 +58,13 @@ def test_random_small(solver: AdmissionSolver, seed: int) -> None:
 
 
 def test_same_value_under_every_seed(solver: AdmissionSolver) -> None:
-    random_problem = random_admission_problem(np.random.default_rng(5), 25, memory_pressure=True, weighted=True)
+    random_problem = random_admission_problem(np.random.default_rng(5), 16, memory_pressure=True, weighted=True)
     values = {solver.solve(random_problem, SolverConfig(seed=seed)).bounds.primal for seed in (0, 1, 12345)}
     assert len(values) == 1
 
 
 def test_two_threads(solver: AdmissionSolver) -> None:
-    random_problem = random_admission_problem(np.random.default_rng(6), 25, weighted=True)
+    random_problem = random_admission_problem(np.random.default_rng(6), 16, weighted=True)
     results = [solver.solve(random_problem, SolverConfig(threads=threads)) for threads in (1, 2, 1)]
     assert len({result.bounds.primal for result in results}) == 1
     assert all(result.termination is Termination.OPTIMAL for result in results)
