@@ -10,8 +10,8 @@ def set_parameters(solver: Any, config: SolverConfig, time_left_s: float | None)
     """Limits, seed, threads, log to stderr, and the presolve step that loses optima switched off.
 
     OR-Tools 9.15 can drop the enforcement literal of a linear row in presolve and then prove a wrong optimum
-    (google/or-tools issue 5293; mended on its main branch by pull request 5294). On random admission plans it did so in
-    about one of 400. A work limit of 0 for inclusions leaves that step out.
+    (google/or-tools issue 5293; mended on its main branch by pull request 5294). On small random admission
+    plans it did so in about one of 130. A work limit of 0 for inclusions leaves that step out.
 
     Parameters
     ----------
