@@ -10,6 +10,8 @@ from slo_opt.analysis.timeline import Timeline
 from slo_opt.domain.instance import Instance
 from slo_opt.domain.windows import StageWindow, stage_windows
 
+_LEAST_S = 1e-3  # who holds less holds nobody up
+
 
 class Room:
     """The served requests' batches on one replica, as planned and put off as far as their deadlines allow."""
@@ -101,6 +103,9 @@ class Room:
     def holders(self, from_s: float, to_s: float, most: int = 3) -> tuple[tuple[str, float], ...]:
         """Served requests that take most engine time in a window, by their share of each batch's tokens."""
         timeline, window = self.timeline, self.between(from_s, to_s)
+        running = max(0, window.start - 1)  # the batch at work when the window opens, if there is one
+        if window.start and self.start_s[running] + self.duration_s[running] > from_s:
+            window = slice(running, window.stop)
         chosen = np.isin(timeline.entry_batch, self.batches[window])
         batch, request = timeline.entry_batch[chosen], timeline.entry_request[chosen]
         position = np.searchsorted(self.batches, batch)
@@ -108,7 +113,9 @@ class Room:
         total_s: Counter[int] = Counter()
         for index, seconds in zip(request.tolist(), share_s.tolist(), strict=True):
             total_s[index] += seconds
-        return tuple((self.instance.requests[i].id, seconds) for i, seconds in total_s.most_common(most))
+        return tuple(
+            (self.instance.requests[i].id, seconds) for i, seconds in total_s.most_common(most) if seconds >= _LEAST_S
+        )
 
 
 def batch_due_s(instance: Instance, timeline: Timeline) -> NDArray[np.float64]:
