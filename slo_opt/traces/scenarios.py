@@ -2,8 +2,8 @@
 
 References
 ----------
-SLOs-Serve, arXiv 2504.08784, section 6 (six scenarios; tight is 3x zero-load TTFT and 50 ms, loose 5x and 100 ms);
-PolyServe, arXiv 2507.17769, section 5; Niyama / QoServe, arXiv 2503.22562, section 4 (QoS tiers).
+SLOs-Serve, arXiv 2504.08784 (six scenarios; tight is 3x zero-load TTFT and 50 ms, loose 5x and 100 ms);
+PolyServe, arXiv 2507.17769 (TTFT and TPOT mix); Niyama / QoServe, arXiv 2503.22562 (QoS tiers).
 """
 
 import re
