@@ -1,7 +1,7 @@
-"""A good feasible set fast: insertion by deadline, and where something runs short the costliest is taken out.
+"""A good feasible set fast: insertion by deadline, and where something runs short the least worthy is taken out.
 
 As J. M. Moore's algorithm for the number of late jobs (Management Science 15(1), 1968), which is exact for one machine,
-unit values and no decodes.
+unit values and no decodes. Worth is what the prices of `prices.py` say, so the set gets better as they do.
 """
 
 import numpy as np
@@ -12,7 +12,6 @@ from slo_opt.domain.admission import IntArray
 from slo_opt.solvers.dp.bounds import FloatArray
 from slo_opt.solvers.dp.tables import Tables
 
-NOTHING = -1  # no resource runs short
 MAX_FAILURES = 24  # candidates tried in vain at the end
 
 
@@ -25,30 +24,33 @@ def enter(problem: Tables, state: IntArray, i: int, tightest: int) -> None:
 
 
 @njit(cache=True)
-def take(problem: Tables, state: IntArray, i: int, tightest: int) -> int:
-    """Accept candidate `i` at its deadline; `tightest` includes it. Returns the resource that runs short, or `NOTHING`."""
+def take(problem: Tables, state: IntArray, i: int) -> None:
+    """Accept candidate `i` at its deadline."""
     pieces = problem.supply_ps.shape[1]
     use = problem.use[i]
-    short = NOTHING
-    for piece in range(pieces):
-        state[piece] -= use[piece]
-        state[pieces + piece] += use[pieces + piece]
-        if state[piece] < 0:
-            short = piece
-        elif state[pieces + piece] > problem.headroom_ppm[i + 1, piece, tightest]:
-            short = pieces + piece
-    state[2 * pieces] += use[2 * pieces]
-    return 2 * pieces if state[2 * pieces] > problem.free_blocks[i] else short
+    for r in range(pieces):
+        state[r] -= use[r]
+    for r in range(pieces, len(use)):
+        state[r] += use[r]
 
 
 @njit(cache=True)
-def shortage(problem: Tables, chosen: NDArray[np.bool_], end: int, state: IntArray) -> tuple[int, int, int]:
-    """Where the chosen among the first `end` candidates are infeasible, and what runs short there.
+def fits(problem: Tables, state: IntArray, i: int, tightest: int) -> bool:
+    """Whether a set that has just accepted candidate `i` is within all limits."""
+    pieces = problem.supply_ps.shape[1]
+    if state[2 * pieces] > problem.free_blocks[i]:
+        return False
+    for piece in range(pieces):
+        if state[piece] < 0 or state[pieces + piece] > problem.headroom_ppm[i + 1, piece, tightest]:
+            return False
+    return True
 
-    Returns
-    -------
-    candidate, resource, tightest : int
-        Resource: a column of `Tables`, or `NOTHING`. `state` and the tightest tier are those at the last deadline.
+
+@njit(cache=True)
+def replay(problem: Tables, chosen: NDArray[np.bool_], end: int, state: IntArray) -> tuple[bool, int]:
+    """Whether the chosen among the first `end` candidates are feasible, and their tightest tier.
+
+    `state`, ``(R,)``, is filled with what they leave and hold at the last deadline, if they are feasible.
     """
     tiers = problem.supply_ps.shape[2] - 1
     tightest = tiers
@@ -60,24 +62,14 @@ def shortage(problem: Tables, chosen: NDArray[np.bool_], end: int, state: IntArr
             state[: problem.idle_ps.shape[1]] = problem.idle_ps[i]
         if chosen[i]:
             tightest = min(tightest, problem.tier[i])
-            short = take(problem, state, i, tightest)
-            if short != NOTHING:
-                return i, short, tightest
-    return end, NOTHING, tightest
+            take(problem, state, i)
+            if not fits(problem, state, i, tightest):
+                return False, tightest
+    return True, tightest
 
 
 @njit(cache=True)
-def _cost(problem: Tables, start_us: IntArray, j: int, i: int, resource: int) -> float:
-    """What candidate `j` takes of the resource up to the deadline of candidate `i`, for each unit of value."""
-    pieces = problem.supply_ps.shape[1]
-    used = problem.use[j, resource]
-    if resource < pieces:
-        used += problem.use[j, pieces + resource] * (start_us[i] - start_us[j])
-    return used / problem.use[j, 2 * pieces + 1]
-
-
-@njit(cache=True)
-def insertion(problem: Tables, wanted: NDArray[np.bool_], gain: FloatArray, priced: bool) -> NDArray[np.bool_]:
+def insertion(problem: Tables, wanted: NDArray[np.bool_], gain: FloatArray, fill: bool) -> NDArray[np.bool_]:
     """A feasible set of wanted candidates; the mandatory ones alone must be feasible.
 
     Parameters
@@ -85,55 +77,64 @@ def insertion(problem: Tables, wanted: NDArray[np.bool_], gain: FloatArray, pric
     wanted : (N,) bool array
         Candidates to insert, by deadline.
     gain : (N,) float array
-        Worth of each, for `priced`.
-    priced : bool
-        Take out the candidate of least gain; otherwise the one that uses most of what runs short for its value. At the
-        end try the candidates left out, by gain.
+        Worth of each: the least is taken out.
+    fill : bool
+        At the end try the candidates left out, by gain.
 
     Returns
     -------
     (N,) bool array
     """
     count, resources = problem.use.shape
-    start_us = np.cumsum(problem.length_us)
+    pieces, tiers = problem.supply_ps.shape[1], problem.supply_ps.shape[2] - 1
+    now_us = np.cumsum(problem.length_us)
     chosen = problem.mandatory.copy()
-    state = np.zeros(resources, np.int64)
     last_mandatory = -1
     for i in range(count):
         if chosen[i]:
             last_mandatory = i
-    tightest = tiers = problem.supply_ps.shape[2] - 1
+    state, scratch = np.zeros(resources, np.int64), np.zeros(resources, np.int64)
+    in_tier = np.zeros(tiers + 1, np.int64)
+    tightest = tiers
     for i in range(count):
         if tightest < tiers:
             enter(problem, state, i, tightest)
         else:
-            state[: problem.idle_ps.shape[1]] = problem.idle_ps[i]
+            state[:] = 0
+            state[:pieces] = problem.idle_ps[i]
         if not (chosen[i] or (wanted[i] and problem.usable[i])):
             continue
         chosen[i] = True
+        take(problem, state, i)
+        in_tier[problem.tier[i]] += 1
         tightest = min(tightest, problem.tier[i])
-        resource, place = take(problem, state, i, tightest), i
-        if resource == NOTHING and i >= last_mandatory:
-            continue
         while True:
-            place, resource, tightest = shortage(problem, chosen, max(i, last_mandatory) + 1, state)
-            if resource == NOTHING:
+            if i >= last_mandatory:
+                if fits(problem, state, i, tightest):
+                    break
+            elif replay(problem, chosen, last_mandatory + 1, scratch)[0]:
                 break
-            worst, most = -1, -np.inf
-            for j in range(min(i, place) + 1):
-                if chosen[j] and not problem.mandatory[j]:
-                    cost = -gain[j] if priced else _cost(problem, start_us, j, place, resource)
-                    if cost > most:
-                        worst, most = j, cost
+            worst, least = -1, np.inf
+            for j in range(i + 1):
+                if chosen[j] and gain[j] < least and not problem.mandatory[j]:
+                    worst, least = j, gain[j]
             chosen[worst] = False
-        if i < last_mandatory:
-            tightest = shortage(problem, chosen, i + 1, state)[2]
-    if priced:
+            own = problem.tier[worst]
+            in_tier[own] -= 1
+            if own == tightest and in_tier[own] == 0:
+                tightest = replay(problem, chosen, i + 1, state)[1]
+                continue
+            use = problem.use[worst]
+            for piece in range(pieces):
+                state[piece] += use[piece] + use[pieces + piece] * (now_us[i] - now_us[worst])
+            for r in range(pieces, resources):
+                state[r] -= use[r]
+    if fill:
         failures = 0
         for j in np.argsort(-gain):
             if not chosen[j] and problem.usable[j]:
                 chosen[j] = True
-                if shortage(problem, chosen, count, state)[1] != NOTHING:
+                if not replay(problem, chosen, count, state)[0]:
                     chosen[j] = False
                     failures += 1
                     if failures == MAX_FAILURES:

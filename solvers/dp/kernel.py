@@ -6,11 +6,12 @@ from numpy.typing import NDArray
 
 from slo_opt.domain.admission import IntArray
 from slo_opt.solvers.dp.bounds import zero_prices
-from slo_opt.solvers.dp.incumbent import NOTHING, insertion, shortage
+from slo_opt.solvers.dp.incumbent import insertion, replay
 from slo_opt.solvers.dp.labels import one_pass
-from slo_opt.solvers.dp.prices import cap_prefixes, tighten
+from slo_opt.solvers.dp.prices import cap_prefixes, tighten, units
 from slo_opt.solvers.dp.tables import tables
 
+FIRST_STEPS = 30
 MAX_STEPS = 200
 MAX_ROUNDS = 3
 FIRST_WIDTH = 16
@@ -49,15 +50,21 @@ def solve_arrays(
         tier, work_ps, load_ppm, blocks, value, mandatory, length_us, supply_ps, headroom_ppm, free_blocks
     )
     state = np.zeros(problem.use.shape[1], np.int64)
-    if shortage(problem, mandatory, count, state)[1] != NOTHING:
+    if not replay(problem, mandatory, count, state)[0]:
         return mandatory.copy(), -1, -1, 0
     if count == 0:
         return mandatory.copy(), 0, 0, 0
     quantum = problem.quantum
     prices = zero_prices(problem)
     chosen = np.zeros(count, np.bool_)
-    best = insertion(problem, problem.usable, prices.gain, False)
+    unpriced = value - quantum * (problem.use * units(problem)).sum(axis=1)
+    best = insertion(problem, problem.usable, unpriced, False)
     best_value = (best * value).sum()
+    if tighten(problem, prices, count, chosen, best_value, FIRST_STEPS) >= best_value + quantum:
+        other = insertion(problem, chosen, prices.gain, True)
+        other_value = (other * value).sum()
+        if other_value > best_value:
+            best, best_value = other, other_value
     bound = tighten(problem, prices, count, chosen, best_value, MAX_STEPS)
     for number in range(MAX_ROUNDS):
         if bound < best_value + quantum:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from slo_opt.domain.admission import IntArray
 from slo_opt.solvers.dp.bounds import Prices
-from slo_opt.solvers.dp.incumbent import NOTHING, enter, take
+from slo_opt.solvers.dp.incumbent import enter, fits, take
 from slo_opt.solvers.dp.tables import Tables
 
 ROOT = -1
@@ -77,7 +77,7 @@ def one_pass(
         if problem.mandatory[i]:
             last_mandatory = i
     for i in range(count):
-        use, own, must = problem.use[i], problem.tier[i], problem.mandatory[i]
+        own, must = problem.tier[i], problem.mandatory[i]
         worth, ahead = prices.worth[i + 1], prices.ahead[i + 1]
         weight[:pieces] = worth[:pieces]
         weight[pieces:value_at] = -worth[pieces:value_at]
@@ -104,9 +104,9 @@ def one_pass(
             if not problem.usable[i]:
                 continue
             tier = min(tier, own)
-            if take(problem, label, i, tier) != NOTHING:
+            take(problem, label, i)
+            if not fits(problem, label, i, tier):
                 continue
-            label[value_at] += use[value_at]
             bound = ahead[tier]
             for r in range(resources):
                 bound += weight[r] * label[r]
