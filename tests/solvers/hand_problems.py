@@ -168,3 +168,22 @@ CASES = (
     # The published planner accepts two of these; three are possible.
     Case("four requests", admission_problem(_FOUR, _OPT, max_batch_s=0.1), (0, 2, 3)),
 )
+
+
+def knife_edge_problem(seed: int) -> AdmissionProblem:
+    """Round supplies and works, each off by -1, 0 or 1 ps, and shares off by a ppm: rounding would decide many sets."""
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(2, 8))
+    scale = int(rng.choice([1, 100, 100_000]))  # intervals of 0.1 ms, 10 ms, 10 s
+    deadline_us = np.cumsum(rng.integers(0, 3, count)) * 100 * scale
+    work_ps = rng.integers(0, 4, count) * 100 * scale * FULL // 2 + rng.integers(-1, 2, count)
+    share_ppm = np.array([800_000, 900_000, FULL]) + rng.integers(-1, 2, (count + 1, 1))
+    return problem(
+        deadline_us.tolist(),
+        np.maximum(work_ps, 0).tolist(),
+        value=rng.integers(1, 4, count).tolist(),
+        tier=rng.integers(0, 2, count).tolist(),
+        load_ppm=(rng.integers(0, 3, count) * 100_000 + rng.integers(0, 2, count)).tolist(),
+        blocks=rng.integers(0, 6, count).tolist(),
+        share_ppm=share_ppm.tolist(),
+    )

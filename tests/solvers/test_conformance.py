@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from admission_problems import best_by_enumeration, random_admission_problem, random_problem_of_seed
-from hand_problems import CASES, FULL, MS, Case, problem
+from hand_problems import CASES, FULL, MS, Case, knife_edge_problem, problem
 
 from slo_opt.domain.admission import AdmissionProblem
 from slo_opt.domain.errors import InvalidInputError
@@ -55,6 +55,17 @@ def test_random_small(solver: AdmissionSolver, seed: int) -> None:
     else:
         assert result.termination is Termination.OPTIMAL
         assert result.bounds.primal == random_problem.total_value(best)
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_feasible_by_a_hair(solver: AdmissionSolver, seed: int) -> None:
+    tight = knife_edge_problem(seed)
+    best = best_by_enumeration(tight)
+    assert best is not None
+    result = solver.solve(tight, SolverConfig())
+    assert_consistent(tight, result)
+    assert result.termination is Termination.OPTIMAL
+    assert result.bounds.primal == tight.total_value(best)
 
 
 def test_same_value_under_every_seed(solver: AdmissionSolver) -> None:
