@@ -59,6 +59,12 @@ class FluidGrid:
         """Coarse slots ``first:last`` that cover a window."""
         return _cover(self.coarse_s, release_s, due_s)
 
+    def slice(self, coarse_first: int, coarse_last: int) -> "FluidGrid":
+        """The grid of coarse slots ``coarse_first:coarse_last`` alone."""
+        first, last = (int(self.coarse_start[c]) for c in (coarse_first, coarse_last))
+        starts = self.coarse_start[coarse_first : coarse_last + 1] - first
+        return FluidGrid(self.fine_s[first : last + 1], starts, self.pooled)
+
     def coarse_inside(self, first: int, last: int) -> tuple[int, int]:
         """Coarse slots that lie whole in fine slots ``first:last``; empty if the second is not larger."""
         return (
@@ -101,3 +107,20 @@ def make_grid(
         if fine[k] - fine[coarse[-1]] >= 0.999 * coarse_s or k == len(fine) - 1:
             coarse.append(k)
     return FluidGrid(fine, np.array(coarse), pooled)
+
+
+def choose_grid(prefills: list[PrefillWork], decodes: list[DecodeWork]) -> FluidGrid:
+    """A grid as fine as pays: a twentieth of a short prefill window, a few tokens of decode, coarser for long traces.
+
+    Decodes of more than 64 steps on average pool their leads: their freedom to run ahead is small beside their length.
+    """
+    windows_s = np.array([work.due_s - work.release_s for work in prefills])
+    crowd = max(1.0, len(prefills) / 3000)
+    resolution_s = float(np.clip(0.05 * crowd * np.quantile(windows_s, 0.25), 1e-3, 2.0))
+    if not decodes:
+        return make_grid(prefills, decodes, resolution_s=resolution_s, coarse_s=5 * resolution_s, pooled=True)
+    steps = float(np.mean([work.steps for work in decodes]))
+    tpot_s = float(np.median([work.tpot_s for work in decodes]))
+    pooled = steps > 64
+    coarse_s = max(resolution_s, crowd * tpot_s * (20 if pooled else 4))
+    return make_grid(prefills, decodes, resolution_s=resolution_s, coarse_s=coarse_s, pooled=pooled)

@@ -1,0 +1,193 @@
+"""The certified bound on a whole trace: the fluid relaxation (level 3) through HiGHS, tightened block by block."""
+
+import math
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from slo_opt.domain.instance import Instance
+from slo_opt.domain.work import attainable_work
+from slo_opt.formulations.fluid_grid import FluidGrid, choose_grid
+from slo_opt.formulations.fluid_highs import FluidModel, build_fluid
+from slo_opt.formulations.sparse_model import FloatArray
+from slo_opt.solvers.fluid_blocks import Decomposition, cut_blocks
+from slo_opt.solvers.interface import ObjectiveBounds, ScheduleResult, SolverConfig, SolveStats, Termination
+from slo_opt.solvers.stoppable import run_stoppable
+from slo_opt.solvers.versions import require
+
+TARGET = 16  # requests of the first blocks, about: larger ones bound tighter and take longer
+_TOLERANCE = 1e-6  # of what branch and bound proves in floating point
+
+
+@dataclass(slots=True)
+class _Run:
+    """One solve: its clock, the HiGHS objects at work, and whether it was told to stop."""
+
+    config: SolverConfig
+    began_s: float = field(default_factory=time.perf_counter)
+    active: list[Any] = field(default_factory=list)
+    stopping: bool = False
+
+    def left_s(self) -> float:
+        """Seconds left; infinite without a limit."""
+        if self.stopping:
+            return 0.0
+        limit_s = self.config.time_limit_s
+        return math.inf if limit_s is None else limit_s - (time.perf_counter() - self.began_s)
+
+    def stop(self) -> None:
+        """Ask everything at work to return."""
+        self.stopping = True
+        for highs in list(self.active):
+            highs.cancelSolve()
+
+    def highs(self, highs: Any, **options: Any) -> None:
+        """Run HiGHS within the time left."""
+        highs.setOptionValue("output_flag", self.config.log)
+        options = {"threads": 1, "random_seed": self.config.seed, **options}
+        left_s = min(self.left_s(), options.pop("time_limit", math.inf))
+        if math.isfinite(left_s):
+            options["time_limit"] = max(left_s, 0.0)
+        for name, value in options.items():
+            highs.setOptionValue(name, value)
+        self.active.append(highs)
+        try:
+            if not self.stopping:
+                highs.run()
+        finally:
+            self.active.remove(highs)
+
+    def report(self, what: str, share: float | None) -> None:
+        """Tell the caller what is being done."""
+        if self.config.progress is not None:
+            self.config.progress(what, share)
+
+
+class FluidHighsSolver:
+    """Upper bound on the value of any non-speculative schedule of a trace; gives no schedule.
+
+    First the linear relaxation, whose bound rests on its row multipliers alone (weak duality, evaluated outside the
+    solver). Then integer programs of blocks of requests, coupled by prices, joined two by two while time is left; their
+    bounds are those of HiGHS's branch and bound, widened by 1e-6.
+
+    References
+    ----------
+    formulations/README.md, level 3.
+    """
+
+    name = "highs"
+
+    def solve(self, instance: Instance, config: SolverConfig) -> ScheduleResult:
+        """Bound the instance.
+
+        Parameters
+        ----------
+        instance : Instance
+            Any trace; rounds, phases and replicas included.
+        config : SolverConfig
+            Without a time limit blocks are joined until one is left, which may take very long. `threads` blocks are solved at a time.
+
+        Returns
+        -------
+        ScheduleResult
+            `schedule` is None, `bounds.dual` the bound, None if the limit came before any was proved. Terminates
+            ``optimal`` when the integer program of the whole trace was solved.
+        """
+        versions = require("highspy")
+        run = _Run(config)
+        (dual, detail), stopped = run_stoppable(lambda: _bound(instance, run), run.stop)
+        complete = bool(detail.pop("complete"))
+        termination = Termination.OPTIMAL if complete else Termination.TIME_LIMIT
+        return ScheduleResult(
+            termination=Termination.INTERRUPTED if stopped else termination,
+            schedule=None,
+            bounds=ObjectiveBounds(primal=None, dual=dual),
+            stats=SolveStats(time.perf_counter() - run.began_s, versions, detail),
+        )
+
+
+def _bound(instance: Instance, run: _Run) -> tuple[float | None, dict[str, float]]:
+    prefills, decodes = attainable_work(instance)
+    if not prefills:
+        return 0.0, {"complete": 1.0}
+    run.report("fluid relaxation", None)
+    grid = choose_grid(prefills, decodes)
+    model = build_fluid(instance, grid)
+    multipliers = _relax(model, run)
+    detail = {"columns": float(len(model.arrays.cost)), "rows": float(len(model.arrays.row_lower)), "complete": 0.0}
+    if multipliers is None:
+        return None, detail
+    best = model.arrays.safe_bound(multipliers)
+    detail["relaxation_bound"] = best
+    detail["relaxation_s"] = time.perf_counter() - run.began_s
+    parts = Decomposition(instance, grid, model, multipliers, cut_blocks(instance, grid, model, multipliers, TARGET))
+    bounds = _block_bounds(parts, range(len(parts.blocks)), run, 0.4 if len(parts.blocks) > 1 else 1.0, relax=True)
+    detail["blocks"] = float(len(parts.blocks))
+    detail["blocks_bound"] = math.fsum(bounds) + parts.constant
+    detail["blocks_s"] = time.perf_counter() - run.began_s
+    while len(parts.blocks) > 1 and run.left_s() > 0:
+        parts, bounds = _merge_pairs(parts, bounds, run)
+    detail["merged_blocks"] = float(len(parts.blocks))
+    detail["complete"] = float(run.left_s() > 0)
+    return min(best, math.fsum(bounds) + parts.constant), detail
+
+
+def _relax(model: FluidModel, run: _Run) -> FloatArray | None:
+    """Row multipliers of the linear relaxation; as far as the solver came, None without any."""
+    highs = model.arrays.to_highs()
+    run.highs(highs, solver="ipm", run_crossover="off")
+    multipliers = -np.asarray(highs.getSolution().row_dual, dtype=np.float64)
+    return multipliers if len(multipliers) == len(model.arrays.row_lower) else None
+
+
+def _block_bounds(
+    parts: Decomposition, chosen: Sequence[int], run: _Run, share: float, *, relax: bool = False
+) -> list[float]:
+    """Bounds of the chosen blocks' integer programs, within a share of the time left; with `relax` at least as good
+    as the blocks' relaxations."""
+    threads = max(1, run.config.threads)
+    end_s = run.left_s() * (1 - share)
+    done = 0
+
+    def solve(b: int) -> float:
+        nonlocal done
+        local, cost = parts.problem(b)
+        local.arrays.cost = cost
+        # Most blocks need less than their part of the time, a few much more.
+        limit_s = 2 * max(0.0, run.left_s() - end_s) * threads / max(1, len(chosen) - done)
+        multipliers = _relax(local, run) if relax else None
+        bound = local.arrays.safe_bound(np.zeros(len(local.arrays.row_lower)) if multipliers is None else multipliers)
+        highs = local.arrays.to_highs(parts.integer_columns(local))
+        run.highs(highs, mip_rel_gap=0.0, mip_abs_gap=0.02, time_limit=limit_s)
+        done += 1
+        run.report(f"integer programs of {len(parts.blocks)} blocks", done / len(chosen))
+        dual = float(highs.getInfo().mip_dual_bound)
+        return min(bound, dual + _TOLERANCE * (1 + abs(dual))) if math.isfinite(dual) else bound
+
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(solve, chosen))
+
+
+def _merge_pairs(parts: Decomposition, bounds: list[float], run: _Run) -> tuple[Decomposition, list[float]]:
+    """Join neighbouring blocks two by two; a join that was not solved well enough to pay is undone.
+
+    What a block's problem prices depends only on whether anyone else touches a slot, so the bounds of the blocks that
+    are not joined stay valid.
+    """
+    pairs = [(a, a + 1) for a in range(0, len(parts.blocks) - 1, 2)]
+    joined = parts.merged(pairs)
+    found = _block_bounds(joined, range(len(pairs)), run, 0.5 if len(joined.blocks) > 1 else 1.0)
+    kept: list[tuple[int, int]] = []
+    for pair, bound in zip(pairs, found, strict=True):
+        alone = bounds[pair[0]] + bounds[pair[1]] + parts.constant
+        if bound + parts.merged([pair]).constant <= alone:
+            kept.append(pair)
+    by_pair = dict(zip(pairs, found, strict=True))
+    partners = {b for _, b in kept}
+    starts = {a: by_pair[a, b] for a, b in kept}
+    merged = [starts.get(b, bounds[b]) for b in range(len(bounds)) if b not in partners]
+    return parts.merged(kept), merged
