@@ -18,7 +18,9 @@ TraceFile = Annotated[str, typer.Argument(metavar="TRACE", help="Trace file, pla
 Output = Annotated[
     Path, typer.Option("-o", "--output", help="Where to write trace.json, gzip if it ends in .gz; - for stdout.")
 ]
-Engine = Annotated[str | None, typer.Option(help="Engine the trace is for; a scenario first drops requests over its context.")]
+Engine = Annotated[
+    str | None, typer.Option(help="Engine the trace is for; a scenario first drops requests over its context.")
+]
 ScenarioName = Annotated[str | None, typer.Option("--scenario", help="SLOs to assign: coder, chatbot, polyserve, ...")]
 InputFormat = Annotated[str | None, typer.Option(help="Format of the file, where its content does not tell.")]
 Window = Annotated[str | None, typer.Option(metavar="START:END", help="Part of the trace, in seconds of source time.")]
