@@ -1,0 +1,1 @@
+"""Good offline schedules for whole traces: the primal side of the optimality gap."""

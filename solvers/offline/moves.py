@@ -1,0 +1,209 @@
+"""Local search on what to serve: compiled moves, each judged by playing only the time that it changes."""
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from slo_opt.solvers.offline.encode import Problem
+from slo_opt.solvers.offline.play import Batch, play
+from slo_opt.solvers.offline.state import SETTINGS, Checkpoints, Plan, State, cell_of, latest_before
+
+LOOK_AHEAD_S = 1.0  # the longest batch: no state earlier than this before a change feels it
+_MOST = 64  # requests that one move may change, those that it makes late included
+_NUM_SETTINGS = len(SETTINGS)
+
+
+@njit(cache=True)
+def seed(value: int) -> None:
+    """Seed the generator of the compiled code."""
+    np.random.seed(value)
+
+
+@njit(cache=True)
+def settle_losses(
+    p: Problem,
+    plan: Plan,
+    s: State,
+    b: Batch,
+    checkpoints: Checkpoints,
+    first_s: float,
+    rejoin_s: float,
+    max_loss: float,
+    dropped: NDArray[np.int64],
+) -> tuple[float, int]:
+    """Play a changed plan; decline whom it makes late until nobody is; keep it if the loss is at most `max_loss`.
+
+    Returns
+    -------
+    loss, count : float, int
+        Value of the declined, whose names are in ``dropped[:count]``. With a loss above `max_loss` the plan has them
+        back, the checkpoints are untouched, and it is for the caller to undo its change.
+    """
+    start = latest_before(checkpoints, first_s - LOOK_AHEAD_S)
+    loss, count = 0.0, 0
+    while True:
+        more, _ = play(p, plan, s, b, checkpoints, start, False, rejoin_s, max_loss - loss)
+        loss += more
+        late = b.sizes[1]
+        if loss > max_loss or count + late > len(dropped):
+            for k in range(count):
+                plan.accept[dropped[k]] = True
+            return np.inf, 0
+        if late == 0:
+            break
+        for k in range(late):
+            dropped[count] = b.lost[k]
+            count += 1
+            plan.accept[b.lost[k]] = False
+            rejoin_s = max(rejoin_s, p.arrival_s[b.lost[k]])
+            first_s = min(first_s, p.arrival_s[b.lost[k]])
+        start = latest_before(checkpoints, first_s - LOOK_AHEAD_S)
+    play(p, plan, s, b, checkpoints, start, True, rejoin_s, np.inf)
+    return loss, count
+
+
+@njit(cache=True)
+def insert_all(
+    p: Problem,
+    plan: Plan,
+    s: State,
+    b: Batch,
+    checkpoints: Checkpoints,
+    cost: NDArray[np.float64],
+    order: NDArray[np.int64],
+    neighbours: int,
+) -> None:
+    """Try to insert each request of `order`; failing that, in place of a costlier one among those that arrived last."""
+    dropped = np.empty(_MOST, np.int64)
+    for j in order:
+        if plan.accept[j] or p.value[j] <= 0:
+            continue
+        plan.accept[j] = True
+        moment_s = p.arrival_s[j]
+        if settle_losses(p, plan, s, b, checkpoints, moment_s, moment_s, 0.0, dropped)[0] <= 0:
+            continue
+        costliest, i, seen = -1, j - 1, 0
+        while i >= 0 and seen < neighbours:
+            if plan.accept[i]:
+                seen += 1
+                worse = cost[i] / p.value[i] > cost[j] / p.value[j] and p.value[i] <= p.value[j]
+                if worse and (costliest < 0 or cost[i] > cost[costliest]):
+                    costliest = i
+            i -= 1
+        if costliest >= 0:
+            plan.accept[costliest] = False
+            spare = p.value[j] - p.value[costliest]
+            first_s = min(moment_s, p.arrival_s[costliest])
+            if settle_losses(p, plan, s, b, checkpoints, first_s, moment_s, spare, dropped)[0] <= spare:
+                continue
+            plan.accept[costliest] = True
+        plan.accept[j] = False
+
+
+@njit(cache=True)
+def _near(p: Problem, plan: Plan, j: int, reach: int, accepted: bool) -> int:
+    """A random request near `j` in the order of arrival that is (not) accepted; -1 if none was hit upon."""
+    for _ in range(8):
+        i = j + np.random.randint(-reach, reach + 1)
+        if 0 <= i < len(plan.accept) and i != j and plan.accept[i] == accepted and p.value[i] > 0:
+            return i
+    return -1
+
+
+@njit(cache=True)
+def improve(
+    p: Problem,
+    plan: Plan,
+    s: State,
+    b: Batch,
+    checkpoints: Checkpoints,
+    cost: NDArray[np.float64],
+    moves: int,
+    heat: float,
+    cost_weight: float,
+    reach: int,
+    best: Plan,
+    best_value: float,
+    value: float,
+) -> tuple[float, float]:
+    """Simulated annealing on value less `cost_weight` times relative cost; `moves` moves at temperature `heat`.
+
+    A move inserts a declined request and may remove accepted neighbours, insert another, change how batches are formed
+    in a cell nearby, or the place of a request in the order of prefills.
+    """
+    count = len(plan.accept)
+    dropped = np.empty(_MOST, np.int64)
+    flipped = np.empty(8, np.int64)
+    mean_cost = cost.mean()
+    for _ in range(moves):
+        j = -1
+        for _ in range(64):
+            i = np.random.randint(count)
+            if not plan.accept[i] and p.value[i] > 0:
+                j = i
+                break
+        if j < 0:
+            break
+        flips = 1
+        flipped[0] = j
+        style = np.random.random()
+        removals = 0 if style < 0.35 else 1 if style < 0.75 else 2
+        for _ in range(removals):
+            i = _near(p, plan, j, reach, True)
+            other = _near(p, plan, j, reach, True)
+            if other >= 0 and (i < 0 or cost[other] > cost[i]):
+                i = other
+            if i >= 0 and not (flips > 1 and flipped[flips - 1] == i):
+                flipped[flips] = i
+                flips += 1
+        if removals == 2:
+            i = _near(p, plan, j, reach, False)
+            if i >= 0:
+                flipped[flips] = i
+                flips += 1
+        first_s, rejoin_s, gain, added_cost = np.inf, 0.0, 0.0, 0.0
+        for k in range(flips):
+            i = flipped[k]
+            sign = -1.0 if plan.accept[i] else 1.0
+            plan.accept[i] = not plan.accept[i]
+            gain += sign * p.value[i]
+            added_cost += sign * cost[i]
+            first_s = min(first_s, p.arrival_s[i])
+            rejoin_s = max(rejoin_s, p.arrival_s[i])
+        cell, old_setting = -1, 0
+        if np.random.random() < 0.2:
+            cell = cell_of(checkpoints, max(0.0, p.arrival_s[j] + np.random.uniform(-1.5, 1.5)))
+            old_setting = plan.setting[cell]
+            plan.setting[cell] = np.random.randint(_NUM_SETTINGS)
+            first_s = min(first_s, cell * checkpoints.cell_s)
+            rejoin_s = max(rejoin_s, np.inf if cell + 1 == len(plan.setting) else (cell + 1) * checkpoints.cell_s)
+        moved, old_offset_s = -1, 0.0
+        if np.random.random() < 0.25:
+            moved = _near(p, plan, j, reach, True) if np.random.random() < 0.7 else j
+            if moved >= 0:
+                old_offset_s = plan.offset_s[moved]
+                plan.offset_s[moved] = 0.0 if np.random.random() < 0.3 else np.random.uniform(-0.6, 0.6)
+                first_s = min(first_s, p.arrival_s[moved])
+                stage = p.first_stage[moved]
+                single = p.first_stage[moved + 1] == stage + 1
+                queued_s = p.arrival_s[moved] + p.pause_s[stage] + p.first_limit_s[stage]
+                rejoin_s = max(rejoin_s, queued_s if single else np.inf)
+        spare = gain - heat * np.log(1.0 - np.random.random()) - cost_weight * added_cost / mean_cost
+        loss = np.inf
+        if spare >= 0:
+            loss, _ = settle_losses(p, plan, s, b, checkpoints, first_s, rejoin_s, spare, dropped)
+        if loss < np.inf:
+            value += gain - loss
+            if value > best_value:
+                best_value = value
+                best.accept[:] = plan.accept
+                best.offset_s[:] = plan.offset_s
+                best.setting[:] = plan.setting
+        else:
+            for k in range(flips):
+                plan.accept[flipped[k]] = not plan.accept[flipped[k]]
+            if moved >= 0:
+                plan.offset_s[moved] = old_offset_s
+            if cell >= 0:
+                plan.setting[cell] = old_setting
+    return value, best_value

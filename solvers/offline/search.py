@@ -1,0 +1,111 @@
+"""Local search for a whole trace, clairvoyant: greedy insertion, then annealing on whom to serve and how to batch."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slo_opt.domain.instance import Instance
+from slo_opt.solvers.interface import ScheduleResult, SolverConfig, Termination
+from slo_opt.solvers.offline.assemble import assign, checked_result
+from slo_opt.solvers.offline.lane import Lane, seed_lanes
+
+_HOT, _COLD = 0.15, 0.015  # temperature, in requests, at first and at last
+_SLICE_S = 0.15  # between two looks at the clock
+_REPLAY_PER_S = 800  # requests that the final check replays in a second
+
+
+@dataclass(slots=True)
+class SearchSolver:
+    """Best schedule found for a whole trace, every length and arrival known.
+
+    Parameters
+    ----------
+    iterations : int or None
+        Moves to make on each replica. With it and without a time limit the result depends on the seed alone.
+    hint : (N,) float array or None
+        How good each request is to serve, in [0, 1], as from a relaxation: a second start inserts the best first.
+    default_time_s : float
+        Wall-clock limit where neither the configuration nor `iterations` sets one.
+    """
+
+    iterations: int | None = None
+    hint: NDArray[np.float64] | None = None
+    default_time_s: float = 30.0
+    name: str = "search"
+
+    def solve(self, instance: Instance, config: SolverConfig) -> ScheduleResult:
+        """Search until the limit; Ctrl-C ends it with the best so far.
+
+        Replicas are searched one after another; what one declines is offered to the next.
+        """
+        began_s = time.perf_counter()
+        limit_s = config.time_limit_s
+        if limit_s is None and self.iterations is None:
+            limit_s = self.default_time_s
+        end_s = np.inf
+        if limit_s is not None:
+            end_s = began_s + max(limit_s / 2, limit_s - 1.0 - len(instance.requests) / _REPLAY_PER_S)
+        seed_lanes(config.seed)
+        lanes: list[Lane] = []
+        detail = {"moves": 0.0, "greedy": 0.0}
+        termination = Termination.OTHER_LIMIT
+        try:
+            declined: set[int] = set()
+            shares = [own for own in assign(instance) if own]
+            for r, own in enumerate(shares):
+                now_s = time.perf_counter()
+                lane = Lane(instance, sorted(declined.union(own)))
+                lanes.append(lane)
+                lane_end_s = now_s + (end_s - now_s) / (len(shares) - r)
+                for phrase, share in self._search(lane, lane_end_s, detail):
+                    if config.progress is not None:
+                        config.progress(phrase, (r + share) / len(shares))
+                declined = (declined | set(own)).difference(lane.attained.tolist())
+            if time.perf_counter() >= end_s:
+                termination = Termination.TIME_LIMIT
+        except KeyboardInterrupt:
+            termination = Termination.INTERRUPTED
+        return checked_result(instance, lanes, termination, began_s, detail)
+
+    def _search(self, lane: Lane, end_s: float, detail: dict[str, float]) -> Iterator[tuple[str, float]]:
+        """Search one lane, telling what is being done and the share done."""
+        began_s = time.perf_counter()
+        for share in self._starts(lane):
+            yield f"insertion: {lane.best_value:g} attained", 0.1 * share
+            if time.perf_counter() >= end_s:
+                break
+        detail["greedy"] += lane.best_value
+        lane.back_to_best()
+        done, moves = 0, 1
+        while lane.best_value < lane.wanted and (self.iterations is None or done < self.iterations):
+            now_s = time.perf_counter()
+            if now_s >= end_s:
+                break
+            share = 0.0 if np.isinf(end_s) else (now_s - began_s) / (end_s - began_s)
+            if self.iterations is not None:
+                share = max(share, done / self.iterations)
+                moves = min(moves, self.iterations - done)
+            if self.iterations is not None and np.isinf(end_s):
+                moves = min(64, self.iterations - done)  # slices by count, so that the temperature follows it alone
+            lane.improve(moves, _HOT * (_COLD / _HOT) ** share)
+            done += moves
+            detail["moves"] += moves
+            spent_s = time.perf_counter() - now_s
+            moves = max(1, min(1024, 2 * moves, int(moves * _SLICE_S / max(spent_s, 1e-6))))
+            yield f"search: {lane.best_value:g} attained", 0.1 + 0.9 * share
+
+    def _starts(self, lane: Lane) -> Iterator[float]:
+        """Greedy starts; the lane keeps the better one."""
+        arrivals = np.arange(len(lane.members))
+        if self.hint is None:
+            yield from lane.insert(arrivals)
+            return
+        for share in lane.insert(arrivals):
+            yield share / 2
+        hint = np.asarray(self.hint)[lane.members]
+        lane.start_from(np.zeros(len(arrivals), dtype=np.bool_))
+        for share in lane.insert(np.lexsort((arrivals, -np.round(hint, 1)))):
+            yield 0.5 + share / 2
