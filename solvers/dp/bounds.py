@@ -158,9 +158,7 @@ def maximiser(problem: Tables, prices: Prices, end: int, left: FloatArray, chose
             if i == start:
                 taken[piece] = problem.idle_ps[i, piece]
             else:
-                taken[piece] += (
-                    problem.supply_ps[i, piece, tightest] - problem.length_us[i] * taken[pieces + piece]
-                )
+                taken[piece] += problem.supply_ps[i, piece, tightest] - problem.length_us[i] * taken[pieces + piece]
         if accept:
             chosen[i] = True
             tightest = tier

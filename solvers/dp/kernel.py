@@ -46,9 +46,7 @@ def solve_arrays(
         Labels made.
     """
     count = len(tier)
-    problem = tables(
-        tier, work_ps, load_ppm, blocks, value, mandatory, length_us, supply_ps, headroom_ppm, free_blocks
-    )
+    problem = tables(tier, work_ps, load_ppm, blocks, value, mandatory, length_us, supply_ps, headroom_ppm, free_blocks)
     state = np.zeros(problem.use.shape[1], np.int64)
     if not replay(problem, mandatory, count, state)[0]:
         return mandatory.copy(), -1, -1, 0

@@ -100,6 +100,4 @@ def tables(
         while b:
             a, b = b, a % b
         quantum = a
-    return Tables(
-        use, tier, mandatory, usable, length_us, supply, headroom, free, idle, cap, max(1, quantum)
-    )
+    return Tables(use, tier, mandatory, usable, length_us, supply, headroom, free, idle, cap, max(1, quantum))
