@@ -165,7 +165,8 @@ def _block_bounds(
         run.highs(highs, mip_rel_gap=0.0, mip_abs_gap=0.02, time_limit=limit_s)
         done += 1
         run.report(f"integer programs of {len(parts.blocks)} blocks", done / len(chosen))
-        dual = float(highs.getInfo().mip_dual_bound)
+        # Never run or cancelled in presolve, HiGHS reports a dual bound of 0 that it has not proved.
+        dual = math.inf if run.stopping else float(highs.getInfo().mip_dual_bound)
         return min(bound, dual + _TOLERANCE * (1 + abs(dual))) if math.isfinite(dual) else bound
 
     with ThreadPoolExecutor(threads) as pool:
