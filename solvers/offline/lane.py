@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 
 from slo_opt.domain.instance import Instance
 from slo_opt.solvers.offline.encode import encode, request_cost_s
-from slo_opt.solvers.offline.moves import improve, insert_all, seed
+from slo_opt.solvers.offline.moves import improve, insert_all
 from slo_opt.solvers.offline.play import new_batch, play, transcribe
+from slo_opt.solvers.offline.rng import new_rng
 from slo_opt.solvers.offline.state import new_checkpoints, new_plan, new_state
 
 SHARING = 5.0  # requests that share a batch's overhead, for the ranking by cost
@@ -27,9 +28,11 @@ class Lane:
         The whole instance.
     members : sequence of int
         Its requests that this replica may serve, ascending.
+    seed : int
+        Of the random moves.
     """
 
-    def __init__(self, instance: Instance, members: Sequence[int]) -> None:
+    def __init__(self, instance: Instance, members: Sequence[int], seed: int = 0) -> None:
         self.members = np.asarray(members, dtype=np.int64)
         self.problem = encode(instance.with_requests(tuple(instance.requests[i] for i in members)))
         count = len(members)
@@ -39,6 +42,7 @@ class Lane:
         self.state, self.batch = new_state(count), new_batch(count)
         self.cost = request_cost_s(self.problem, SHARING)
         self.value = self.best_value = 0.0
+        self.rng = new_rng(seed)
         self._rewind()
 
     @property
@@ -99,6 +103,7 @@ class Lane:
             self.batch,
             self.checkpoints,
             self.cost,
+            self.rng,
             moves,
             heat,
             COST_WEIGHT,
@@ -121,8 +126,3 @@ class Lane:
                 used = offset[count]
                 return start_s[:count], offset[: count + 1], self.members[request[:used]], tokens[:used]
             batches, entries = 2 * batches, 2 * entries
-
-
-def seed_lanes(value: int) -> None:
-    """Seed the random moves of all lanes."""
-    seed(value)

@@ -6,17 +6,12 @@ from numpy.typing import NDArray
 
 from slo_opt.solvers.offline.encode import Problem
 from slo_opt.solvers.offline.play import Batch, play
+from slo_opt.solvers.offline.rng import below, uniform
 from slo_opt.solvers.offline.state import SETTINGS, Checkpoints, Plan, State, cell_of, latest_before
 
 LOOK_AHEAD_S = 1.0  # the longest batch: no state earlier than this before a change feels it
 _MOST = 64  # requests that one move may change, those that it makes late included
 _NUM_SETTINGS = len(SETTINGS)
-
-
-@njit(cache=True)
-def seed(value: int) -> None:
-    """Seed the generator of the compiled code."""
-    np.random.seed(value)
 
 
 @njit(cache=True)
@@ -101,10 +96,10 @@ def insert_all(
 
 
 @njit(cache=True)
-def _near(p: Problem, plan: Plan, j: int, reach: int, accepted: bool) -> int:
+def _near(p: Problem, plan: Plan, rng: NDArray[np.uint64], j: int, reach: int, accepted: bool) -> int:
     """A random request near `j` in the order of arrival that is (not) accepted; -1 if none was hit upon."""
     for _ in range(8):
-        i = j + np.random.randint(-reach, reach + 1)
+        i = j + below(rng, 2 * reach + 1) - reach
         if 0 <= i < len(plan.accept) and i != j and plan.accept[i] == accepted and p.value[i] > 0:
             return i
     return -1
@@ -118,6 +113,7 @@ def improve(
     b: Batch,
     checkpoints: Checkpoints,
     cost: NDArray[np.float64],
+    rng: NDArray[np.uint64],
     moves: int,
     heat: float,
     cost_weight: float,
@@ -138,7 +134,7 @@ def improve(
     for _ in range(moves):
         j = -1
         for _ in range(64):
-            i = np.random.randint(count)
+            i = below(rng, count)
             if not plan.accept[i] and p.value[i] > 0:
                 j = i
                 break
@@ -146,18 +142,18 @@ def improve(
             break
         flips = 1
         flipped[0] = j
-        style = np.random.random()
+        style = uniform(rng)
         removals = 0 if style < 0.35 else 1 if style < 0.75 else 2
         for _ in range(removals):
-            i = _near(p, plan, j, reach, True)
-            other = _near(p, plan, j, reach, True)
+            i = _near(p, plan, rng, j, reach, True)
+            other = _near(p, plan, rng, j, reach, True)
             if other >= 0 and (i < 0 or cost[other] > cost[i]):
                 i = other
             if i >= 0 and not (flips > 1 and flipped[flips - 1] == i):
                 flipped[flips] = i
                 flips += 1
         if removals == 2:
-            i = _near(p, plan, j, reach, False)
+            i = _near(p, plan, rng, j, reach, False)
             if i >= 0:
                 flipped[flips] = i
                 flips += 1
@@ -171,24 +167,24 @@ def improve(
             first_s = min(first_s, p.arrival_s[i])
             rejoin_s = max(rejoin_s, p.arrival_s[i])
         cell, old_setting = -1, 0
-        if np.random.random() < 0.2:
-            cell = cell_of(checkpoints, max(0.0, p.arrival_s[j] + np.random.uniform(-1.5, 1.5)))
+        if uniform(rng) < 0.2:
+            cell = cell_of(checkpoints, max(0.0, p.arrival_s[j] + 3.0 * uniform(rng) - 1.5))
             old_setting = plan.setting[cell]
-            plan.setting[cell] = np.random.randint(_NUM_SETTINGS)
+            plan.setting[cell] = below(rng, _NUM_SETTINGS)
             first_s = min(first_s, cell * checkpoints.cell_s)
             rejoin_s = max(rejoin_s, np.inf if cell + 1 == len(plan.setting) else (cell + 1) * checkpoints.cell_s)
         moved, old_offset_s = -1, 0.0
-        if np.random.random() < 0.25:
-            moved = _near(p, plan, j, reach, True) if np.random.random() < 0.7 else j
+        if uniform(rng) < 0.25:
+            moved = _near(p, plan, rng, j, reach, True) if uniform(rng) < 0.7 else j
             if moved >= 0:
                 old_offset_s = plan.offset_s[moved]
-                plan.offset_s[moved] = 0.0 if np.random.random() < 0.3 else np.random.uniform(-0.6, 0.6)
+                plan.offset_s[moved] = 0.0 if uniform(rng) < 0.3 else 1.2 * uniform(rng) - 0.6
                 first_s = min(first_s, p.arrival_s[moved])
                 stage = p.first_stage[moved]
                 single = p.first_stage[moved + 1] == stage + 1
                 queued_s = p.arrival_s[moved] + p.pause_s[stage] + p.first_limit_s[stage]
                 rejoin_s = max(rejoin_s, queued_s if single else np.inf)
-        spare = gain - heat * np.log(1.0 - np.random.random()) - cost_weight * added_cost / mean_cost
+        spare = gain - heat * np.log(1.0 - uniform(rng)) - cost_weight * added_cost / mean_cost
         loss = np.inf
         if spare >= 0:
             loss, _ = settle_losses(p, plan, s, b, checkpoints, first_s, rejoin_s, spare, dropped)

@@ -64,7 +64,8 @@ class Batch(NamedTuple):
 
 def new_batch(count: int) -> Batch:
     """Room for `count` requests."""
-    return Batch(*(np.zeros(count, dtype=np.int64) for _ in range(3)), np.zeros(2, dtype=np.int64))
+    request, tokens, lost = (np.zeros(count, dtype=np.int64) for _ in range(3))
+    return Batch(request, tokens, lost, np.zeros(2, dtype=np.int64))
 
 
 @njit(cache=True)
@@ -195,7 +196,7 @@ def settle(p: Problem, plan: Plan, s: State, b: Batch) -> bool:
 
 @njit(cache=True)
 def _room_for(p: Problem, s: State, new: int) -> bool:
-    """Whether the KV cache holds a new prefill until everything in flight departs, if every decode joins every batch."""
+    """Whether the KV cache holds a new prefill until all in flight departs, if every decode joins every batch."""
     members, ahead = 0, s.sizes[DECODING] + s.sizes[QUEUED] + 1
     size, left = np.empty(ahead, np.int64), np.empty(ahead, np.int64)
     total = 0

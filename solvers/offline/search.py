@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from slo_opt.domain.instance import Instance
 from slo_opt.solvers.interface import ScheduleResult, SolverConfig, Termination
 from slo_opt.solvers.offline.assemble import assign, checked_result
-from slo_opt.solvers.offline.lane import Lane, seed_lanes
+from slo_opt.solvers.offline.lane import Lane
 
 _HOT, _COLD = 0.15, 0.015  # temperature, in requests, at first and at last
 _SLICE_S = 0.15  # between two looks at the clock
@@ -48,7 +48,6 @@ class SearchSolver:
         end_s = np.inf
         if limit_s is not None:
             end_s = began_s + max(limit_s / 2, limit_s - 1.0 - len(instance.requests) / _REPLAY_PER_S)
-        seed_lanes(config.seed)
         lanes: list[Lane] = []
         detail = {"moves": 0.0, "greedy": 0.0}
         termination = Termination.OTHER_LIMIT
@@ -57,7 +56,7 @@ class SearchSolver:
             shares = [own for own in assign(instance) if own]
             for r, own in enumerate(shares):
                 now_s = time.perf_counter()
-                lane = Lane(instance, sorted(declined.union(own)))
+                lane = Lane(instance, sorted(declined.union(own)), config.seed + r)
                 lanes.append(lane)
                 lane_end_s = now_s + (end_s - now_s) / (len(shares) - r)
                 for phrase, share in self._search(lane, lane_end_s, detail):
