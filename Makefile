@@ -13,6 +13,7 @@ help:
 	@echo "make test     run the tests"
 	@echo "make check    ruff, mypy --strict, import-linter"
 	@echo "make format   let ruff mend what it can"
+	@echo "make bench-X  run benchmarks/X.py, for example make bench-dp-speed; results go to benchmarks/results/"
 	@echo "make pictures redraw the pictures of README.md"
 	@echo "make clean    remove .venv, out/ and caches"
 
@@ -40,6 +41,9 @@ check: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench-%: $(INSTALLED)
+	$(BIN)/python benchmarks/$(subst -,_,$*).py
 
 pictures: $(INSTALLED)
 	@mkdir -p $(PICTURES)
