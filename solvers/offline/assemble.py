@@ -12,6 +12,13 @@ from slo_opt.domain.schedule import Schedule
 from slo_opt.solvers.interface import ObjectiveBounds, ScheduleResult, SolveStats, Termination
 from slo_opt.solvers.offline.lane import Lane
 
+_REPLAY_PER_S = 800  # requests that the final check replays in a second
+
+
+def replay_reserve(instance: Instance, limit_s: float) -> float:
+    """Seconds of a time limit to spend before the final check, which is plain Python."""
+    return max(limit_s / 2, limit_s - 0.5 - len(instance.requests) / _REPLAY_PER_S)
+
 
 def assign(instance: Instance) -> list[list[int]]:
     """Requests to replicas: each to the one that was given least work (tokens) lately.

@@ -538,6 +538,18 @@ def play(
 
 
 @njit(cache=True)
+def play_until(
+    p: Problem, plan: Plan, s: State, b: Batch, checkpoints: Checkpoints, until_s: float, arrivals: int
+) -> bool:
+    """Play on until `until_s`, or until more than `arrivals` requests have arrived; False if nothing is left before."""
+    while settle(p, plan, s, b):
+        if s.now_s[0] >= until_s or s.sizes[NEXT] > arrivals:
+            return True
+        step(p, plan, _SETTINGS[plan.setting[cell_of(checkpoints, s.now_s[0])]], s, b)
+    return False
+
+
+@njit(cache=True)
 def transcribe(
     p: Problem,
     plan: Plan,

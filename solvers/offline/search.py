@@ -1,4 +1,4 @@
-"""Local search for a whole trace, clairvoyant: greedy insertion, then annealing on whom to serve and how to batch."""
+"""Local search for a whole trace, clairvoyant: the DP rolled, insertion, then annealing on whom to serve and when."""
 
 import time
 from collections.abc import Iterator
@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from slo_opt.domain.instance import Instance
 from slo_opt.solvers.interface import ScheduleResult, SolverConfig, Termination
-from slo_opt.solvers.offline.assemble import assign, checked_result
+from slo_opt.solvers.offline.assemble import assign, checked_result, replay_reserve
 from slo_opt.solvers.offline.lane import Lane
+from slo_opt.solvers.offline.rolling import roll
 
 _HOT, _COLD = 0.15, 0.015  # temperature, in requests, at first and at last
 _SLICE_S = 0.15  # between two looks at the clock
-_REPLAY_PER_S = 800  # requests that the final check replays in a second
 
 
 @dataclass(slots=True)
@@ -47,9 +47,9 @@ class SearchSolver:
             limit_s = self.default_time_s
         end_s = np.inf
         if limit_s is not None:
-            end_s = began_s + max(limit_s / 2, limit_s - 1.0 - len(instance.requests) / _REPLAY_PER_S)
+            end_s = began_s + replay_reserve(instance, limit_s)
         lanes: list[Lane] = []
-        detail = {"moves": 0.0, "greedy": 0.0}
+        detail = {"moves": 0.0, "dp": 0.0, "insertion": 0.0}
         termination = Termination.OTHER_LIMIT
         try:
             declined: set[int] = set()
@@ -59,7 +59,7 @@ class SearchSolver:
                 lane = Lane(instance, sorted(declined.union(own)), config.seed + r)
                 lanes.append(lane)
                 lane_end_s = now_s + (end_s - now_s) / (len(shares) - r)
-                for phrase, share in self._search(lane, lane_end_s, detail):
+                for phrase, share in self._search(instance, lane, lane_end_s, detail):
                     if config.progress is not None:
                         config.progress(phrase, (r + share) / len(shares))
                 declined = (declined | set(own)).difference(lane.attained.tolist())
@@ -69,14 +69,19 @@ class SearchSolver:
             termination = Termination.INTERRUPTED
         return checked_result(instance, lanes, termination, began_s, detail)
 
-    def _search(self, lane: Lane, end_s: float, detail: dict[str, float]) -> Iterator[tuple[str, float]]:
+    def _search(
+        self, instance: Instance, lane: Lane, end_s: float, detail: dict[str, float]
+    ) -> Iterator[tuple[str, float]]:
         """Search one lane, telling what is being done and the share done."""
         began_s = time.perf_counter()
-        for share in self._starts(lane):
-            yield f"insertion: {lane.best_value:g} attained", 0.1 * share
+        for share in roll(instance, lane, end_s):
+            yield "rolling DP", 0.05 * share
+        detail["dp"] += lane.best_value
+        for share in self._insertions(lane):
+            yield f"insertion: {lane.best_value:g} attained", 0.05 + 0.05 * share
             if time.perf_counter() >= end_s:
                 break
-        detail["greedy"] += lane.best_value
+        detail["insertion"] += lane.best_value
         lane.back_to_best()
         done, moves = 0, 1
         while lane.best_value < lane.wanted and (self.iterations is None or done < self.iterations):
@@ -96,15 +101,10 @@ class SearchSolver:
             moves = max(1, min(1024, 2 * moves, int(moves * _SLICE_S / max(spent_s, 1e-6))))
             yield f"search: {lane.best_value:g} attained", 0.1 + 0.9 * share
 
-    def _starts(self, lane: Lane) -> Iterator[float]:
-        """Greedy starts; the lane keeps the better one."""
-        arrivals = np.arange(len(lane.members))
-        if self.hint is None:
-            yield from lane.insert(arrivals)
-            return
-        for share in lane.insert(arrivals):
-            yield share / 2
-        hint = np.asarray(self.hint)[lane.members]
-        lane.start_from(np.zeros(len(arrivals), dtype=np.bool_))
-        for share in lane.insert(np.lexsort((arrivals, -np.round(hint, 1)))):
-            yield 0.5 + share / 2
+    def _insertions(self, lane: Lane) -> Iterator[float]:
+        """Insert the declined, and with a hint those it likes first into an empty plan; the lane keeps the best."""
+        yield from lane.insert(np.flatnonzero(~lane.plan.accept))
+        if self.hint is not None:
+            hint = np.round(np.asarray(self.hint)[lane.members], 1)
+            lane.start_from(np.zeros(len(hint), dtype=np.bool_))
+            yield from lane.insert(np.lexsort((np.arange(len(hint)), -hint)))
