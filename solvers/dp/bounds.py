@@ -89,6 +89,9 @@ def derive(problem: Tables, prices: Prices, end: int) -> float:
             for k in range(tiers + 1):
                 ahead[end, k] += rate * headroom[k]
             size += rate * max(abs(headroom[0]), abs(headroom[tiers]))
+    if end == len(problem.tier):
+        for k in range(problem.final_tier[0] + 1, tiers + 1):
+            ahead[end, k] = NEVER
     first[end] = NEVER
     for i in range(end - 1, -1, -1):
         use, rates = problem.use[i], price[i]
@@ -134,8 +137,10 @@ def derive(problem: Tables, prices: Prices, end: int) -> float:
 
 
 @njit(cache=True)
-def maximiser(problem: Tables, prices: Prices, end: int, left: FloatArray, chosen: NDArray[np.bool_]) -> None:
-    """The set behind ``first[0]`` and what it leaves of each resource, ``(N + 1, R)``: a subgradient of the bound.
+def maximiser(problem: Tables, prices: Prices, end: int, left: FloatArray, chosen: NDArray[np.bool_]) -> int:
+    """The set behind ``first[0]``, what it leaves of each resource, ``(N + 1, R)``, and its tightest tier.
+
+    What it leaves is a subgradient of the bound.
 
     Before its first candidate nothing is demanded, so nothing is left.
     """
@@ -172,3 +177,4 @@ def maximiser(problem: Tables, prices: Prices, end: int, left: FloatArray, chose
         for piece in range(pieces):
             left[i, piece] = taken[piece]
             left[i + 1, pieces + piece] = problem.headroom_ppm[i + 1, piece, tightest] - taken[pieces + piece]
+    return tightest

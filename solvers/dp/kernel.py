@@ -1,4 +1,4 @@
-"""The dynamic program for the admission plan: incumbent, prices, caps, and label-setting passes of growing width."""
+"""The dynamic program for the admission plan: incumbent, prices, caps, fixing, then labels within branch and bound."""
 
 import numpy as np
 from numba import njit
@@ -6,16 +6,14 @@ from numpy.typing import NDArray
 
 from slo_opt.domain.admission import IntArray
 from slo_opt.solvers.dp.bounds import zero_prices
+from slo_opt.solvers.dp.branching import fix, restrict, search
 from slo_opt.solvers.dp.incumbent import insertion, replay
-from slo_opt.solvers.dp.labels import one_pass
-from slo_opt.solvers.dp.prices import cap_prefixes, tighten, units
-from slo_opt.solvers.dp.tables import tables
+from slo_opt.solvers.dp.prices import cap_prefixes, new_maximum, tighten, units
+from slo_opt.solvers.dp.tables import reduced, tables
 
 FIRST_STEPS = 30
-MAX_STEPS = 200
-MAX_ROUNDS = 3
-FIRST_WIDTH = 16
-GROWTH = 8
+MAX_STEPS = 150
+MAX_ROUNDS = 2
 
 
 @njit(cache=True)
@@ -42,11 +40,13 @@ def solve_arrays(
         Its value; -1 if no set is feasible.
     bound : int
         Proved upper bound on the value of any feasible set.
-    num_labels : int
-        Labels made.
+    effort : int
+        Labels made, and work of the search counted in labels.
     """
     count = len(tier)
-    problem = tables(tier, work_ps, load_ppm, blocks, value, mandatory, length_us, supply_ps, headroom_ppm, free_blocks)
+    problem = tables(
+        tier, work_ps, load_ppm, blocks, value, mandatory, length_us, supply_ps, headroom_ppm, free_blocks
+    )
     state = np.zeros(problem.use.shape[1], np.int64)
     if not replay(problem, mandatory, count, state)[0]:
         return mandatory.copy(), -1, -1, 0
@@ -54,31 +54,33 @@ def solve_arrays(
         return mandatory.copy(), 0, 0, 0
     quantum = problem.quantum
     prices = zero_prices(problem)
-    chosen = np.zeros(count, np.bool_)
+    maximum = new_maximum(problem)
     unpriced = value - quantum * (problem.use * units(problem)).sum(axis=1)
     best = insertion(problem, problem.usable, unpriced, False)
     best_value = (best * value).sum()
-    if tighten(problem, prices, count, chosen, best_value, FIRST_STEPS) >= best_value + quantum:
-        other = insertion(problem, chosen, prices.gain, True)
-        other_value = (other * value).sum()
-        if other_value > best_value:
-            best, best_value = other, other_value
-    bound = tighten(problem, prices, count, chosen, best_value, MAX_STEPS)
-    for number in range(MAX_ROUNDS):
+    bound = tighten(problem, prices, count, maximum, best_value, FIRST_STEPS)
+    for number in range(2 * MAX_ROUNDS):
         if bound < best_value + quantum:
             break
-        other = insertion(problem, chosen, prices.gain, True)
-        other_value = (other * value).sum()
-        if other_value > best_value:
-            best, best_value = other, other_value
-        if bound < best_value + quantum or number == MAX_ROUNDS - 1 or not cap_prefixes(problem, prices, chosen):
+        if number % 2 == 0:
+            other = insertion(problem, maximum.chosen, prices.gain, True)
+            other_value = (other * value).sum()
+            if other_value > best_value:
+                best, best_value = other, other_value
+        elif not cap_prefixes(problem, prices):
             break
-        bound = min(bound, tighten(problem, prices, count, chosen, best_value, MAX_STEPS))
-    made, width = 0, FIRST_WIDTH
-    while bound >= best_value + quantum and made < max_labels:
-        best_value, dropped, labels = one_pass(problem, prices, width, max_labels - made, best, best_value)
-        made += labels
-        bound = min(bound, max(dropped, float(best_value)))
-        width *= GROWTH
+        if bound >= best_value + quantum:
+            bound = min(bound, tighten(problem, prices, count, maximum, best_value, MAX_STEPS))
+    effort = 0
+    if bound >= best_value + quantum:
+        fix(problem, prices, best_value + quantum)
+        keep = np.flatnonzero(problem.usable)
+        core = reduced(problem, keep)
+        core_best = np.zeros(len(keep), np.bool_)
+        found, bound, effort = search(core, restrict(prices, core, keep), core_best, best_value, bound, max_labels)
+        if found > best_value:
+            best[:] = False
+            best[keep] = core_best
+            best_value = found
     quanta = int(np.floor(bound / quantum))
-    return best, best_value, max(best_value, quanta * quantum), made
+    return best, best_value, max(best_value, quanta * quantum), effort

@@ -14,6 +14,8 @@ On improving relaxation methods by modified gradient techniques, Math. Programmi
 polytopes and a hierarchy of combinatorial problems, Discrete Math. 4, 1973.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -27,6 +29,32 @@ SHORTEST = 0.01  # step length at which prices count as settled
 UNKNOWN = -1
 MAX_CAPS = 12  # prefixes capped in a round
 CAP_STEPS = 30
+SMOOTHING = 0.1  # weight of the latest step in the shares
+
+
+class Maximum(NamedTuple):
+    """Sets that attain the bound along the steps: together they tell what the relaxation accepts by halves.
+
+    Parameters
+    ----------
+    chosen : (N,) bool array
+        The latest.
+    share : (N,) float array
+        Share of the latest steps that chose a candidate, by exponential smoothing.
+    tier_share : (K + 1,) float array
+        Share of the latest steps by tightest tier.
+    """
+
+    chosen: NDArray[np.bool_]
+    share: FloatArray
+    tier_share: FloatArray
+
+
+@njit(cache=True)
+def new_maximum(problem: Tables) -> Maximum:
+    """Nothing chosen yet."""
+    count = len(problem.tier)
+    return Maximum(np.zeros(count, np.bool_), np.zeros(count), np.zeros(problem.supply_ps.shape[2]))
 
 
 @njit(cache=True)
@@ -42,7 +70,7 @@ def units(problem: Tables) -> FloatArray:
 
 @njit(cache=True)
 def tighten(
-    problem: Tables, prices: Prices, end: int, chosen: NDArray[np.bool_], incumbent: int, max_steps: int
+    problem: Tables, prices: Prices, end: int, maximum: Maximum, incumbent: int, max_steps: int
 ) -> float:
     """Improve the prices of the first `end` candidates until the incumbent is proved optimal, or progress ends.
 
@@ -52,8 +80,8 @@ def tighten(
         Changed in place; the best prices met, and what follows from them, are left in it.
     end : int
         Length of the prefix, N for the whole problem.
-    chosen : (N,) bool array
-        Filled with the last maximiser.
+    maximum : Maximum
+        Filled with the last maximiser and the shares of steps.
     incumbent : int
         Value of the best set known, or `UNKNOWN`: then lower the bound as far as it goes.
     max_steps : int
@@ -83,7 +111,10 @@ def tighten(
             best[:] = price[: end + 1]
         if length < SHORTEST or (incumbent != UNKNOWN and least < incumbent + quantum):
             break
-        maximiser(problem, prices, end, left, chosen)
+        tightest = maximiser(problem, prices, end, left, maximum.chosen)
+        maximum.share[:] += SMOOTHING * (maximum.chosen - maximum.share)
+        maximum.tier_share[:] *= 1.0 - SMOOTHING
+        maximum.tier_share[tightest] += SMOOTHING
         own, mixed, before = 0.0, 0.0, 0.0
         for i in range(end + 1):
             for r in range(resources):
@@ -107,7 +138,7 @@ def tighten(
 
 
 @njit(cache=True)
-def cap_prefixes(problem: Tables, prices: Prices, chosen: NDArray[np.bool_]) -> bool:
+def cap_prefixes(problem: Tables, prices: Prices) -> bool:
     """Lower the caps of prefixes that end where limits have a price; returns whether any was lowered.
 
     Prefixes are taken in order, so that each builds on the caps before it. A prefix starts from the prices of the whole
@@ -122,6 +153,7 @@ def cap_prefixes(problem: Tables, prices: Prices, chosen: NDArray[np.bool_]) -> 
             weight[i] += prices.price[i, r] / unit[r]
     total = weight.sum()
     own = zero_prices(problem)
+    maximum = new_maximum(problem)
     lowered = False
     gathered, peak, heaviest = 0.0, 0, -1.0
     for i in range(count):
@@ -137,7 +169,7 @@ def cap_prefixes(problem: Tables, prices: Prices, chosen: NDArray[np.bool_]) -> 
         for piece in range(pieces):
             own.price[end, pieces + piece] = prices.worth[end, pieces + piece]
             own.price[peak, pieces + piece] = prices.price[peak, pieces + piece]
-        bound = tighten(problem, own, end, chosen, UNKNOWN, CAP_STEPS)
+        bound = tighten(problem, own, end, maximum, UNKNOWN, CAP_STEPS)
         cap = np.int64(np.floor(bound / problem.quantum)) * problem.quantum
         if cap < problem.value_cap[peak]:
             lowered = True

@@ -36,6 +36,8 @@ class Tables(NamedTuple):
         Budget at each deadline as long as nothing is accepted.
     value_cap : (N,) int array
         Upper bound on the value of any feasible set of the candidates ``0..i``; lowered as more is proved.
+    final_tier : (1,) int array
+        Only sets whose tightest tier is at most this are looked for; K for all sets.
     quantum : int
         Greatest common divisor of all values: a better set is better by at least this.
     """
@@ -50,6 +52,7 @@ class Tables(NamedTuple):
     free_blocks: IntArray
     idle_ps: IntArray
     value_cap: IntArray
+    final_tier: IntArray
     quantum: int
 
 
@@ -100,4 +103,55 @@ def tables(
         while b:
             a, b = b, a % b
         quantum = a
-    return Tables(use, tier, mandatory, usable, length_us, supply, headroom, free, idle, cap, max(1, quantum))
+    final_tier = np.full(1, tiers, np.int64)
+    return Tables(
+        use,
+        tier,
+        mandatory.copy(),
+        usable,
+        length_us,
+        supply,
+        headroom,
+        free,
+        idle,
+        cap,
+        final_tier,
+        max(1, quantum),
+    )
+
+
+@njit(cache=True)
+def reduced(problem: Tables, keep: IntArray) -> Tables:
+    """The problem with only the candidates `keep`, ascending: their intervals take in those of the others."""
+    count, resources = len(keep), problem.use.shape[1]
+    _, pieces, columns = problem.supply_ps.shape
+    use = np.empty((count, resources), np.int64)
+    length = np.zeros(count + 1, np.int64)
+    supply = np.zeros((count + 1, pieces, columns), np.int64)
+    headroom = np.empty((count + 1, pieces, columns), np.int64)
+    free = np.empty(count + 1, np.int64)
+    start = 0
+    for i in range(count + 1):
+        end = keep[i] if i < count else len(problem.tier)
+        headroom[i] = problem.headroom_ppm[start]
+        free[i] = problem.free_blocks[end]
+        for interval in range(start, end + 1):
+            length[i] += problem.length_us[interval]
+            supply[i] += problem.supply_ps[interval]
+        if i < count:
+            use[i] = problem.use[end]
+        start = end + 1
+    return Tables(
+        use,
+        problem.tier[keep],
+        problem.mandatory[keep],
+        problem.usable[keep],
+        length,
+        supply,
+        headroom,
+        free,
+        problem.idle_ps[keep],
+        problem.value_cap[keep],
+        problem.final_tier.copy(),
+        problem.quantum,
+    )
