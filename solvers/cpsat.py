@@ -1,13 +1,12 @@
 """Level 2 by CP-SAT."""
 
-import time
 from importlib import import_module
 
 from slo_opt.domain.admission import AdmissionProblem
 from slo_opt.solvers.cpsat_run import set_parameters
 from slo_opt.solvers.interface import AdmissionResult, SolverConfig, Termination
 from slo_opt.solvers.stoppable import run_stoppable
-from slo_opt.solvers.verified import Attempt, solve_verified
+from slo_opt.solvers.verified import Attempt, SecondsLeft, solve_verified
 from slo_opt.solvers.versions import require
 
 
@@ -32,17 +31,18 @@ class CpSatAdmissionSolver:
 
         from slo_opt.formulations.admission_cpsat import admission_cp_model
 
-        def attempt(excluded: list[tuple[int, ...]], left_s: float | None) -> Attempt:
-            assert not excluded, "CP-SAT returned a set that is not feasible"
-            began = time.perf_counter()
+        def attempt(excluded: list[tuple[int, ...]], left_s: SecondsLeft) -> Attempt:
+            if excluded:  # it returned a set that is not feasible, so nothing it says can be relied on
+                return Attempt(Termination.ERROR, None, None)
             model, accept = admission_cp_model(problem)
             solver = cp_model.CpSolver()
-            set_parameters(solver, config, None if left_s is None else left_s - (time.perf_counter() - began))
+            time_limit_s = left_s()
+            set_parameters(solver, config, time_limit_s)
             solver.parameters.cp_model_presolve = False  # three times as fast on these models without
 
             def tick(gone_s: float) -> None:
                 if config.progress is not None:
-                    config.progress("CP-SAT search", gone_s / left_s if left_s else None)
+                    config.progress("CP-SAT search", gone_s / time_limit_s if time_limit_s else None)
 
             status, stopped = run_stoppable(lambda: solver.solve(model), solver.stop_search, tick)
             detail = {"branches": float(solver.num_branches), "conflicts": float(solver.num_conflicts)}

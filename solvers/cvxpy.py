@@ -8,7 +8,7 @@ import numpy as np
 from slo_opt.domain.admission import AdmissionProblem
 from slo_opt.solvers.highs_run import run_highs
 from slo_opt.solvers.interface import AdmissionResult, SolverConfig, Termination
-from slo_opt.solvers.verified import Attempt, solve_verified
+from slo_opt.solvers.verified import Attempt, SecondsLeft, solve_verified
 from slo_opt.solvers.versions import require
 
 
@@ -33,7 +33,7 @@ class CvxpyAdmissionSolver:
     def solve(self, problem: AdmissionProblem, config: SolverConfig) -> AdmissionResult:
         """Best set of candidates to accept."""
 
-        def attempt(excluded: list[tuple[int, ...]], left_s: float | None) -> Attempt:
+        def attempt(excluded: list[tuple[int, ...]], left_s: SecondsLeft) -> Attempt:
             if not problem.num_candidates:
                 return Attempt(Termination.OPTIMAL, (), 0.0)
             import cvxpy
@@ -42,7 +42,7 @@ class CvxpyAdmissionSolver:
 
             program = admission_program(problem, excluded).program
             data, _, _ = program.get_problem_data(cvxpy.HIGHS)
-            outcome = run_highs(_compiled(data), config, left_s)
+            outcome = run_highs(_compiled(data), config, left_s())
             chosen = None
             if outcome.point is not None:
                 accepted = outcome.point[data["bool_vars_idx"]] > 0.5

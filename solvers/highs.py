@@ -9,7 +9,7 @@ from slo_opt.domain.admission import AdmissionProblem
 from slo_opt.formulations.admission_highs import AdmissionArrays, admission_arrays
 from slo_opt.solvers.highs_run import run_highs
 from slo_opt.solvers.interface import AdmissionResult, SolverConfig
-from slo_opt.solvers.verified import Attempt, solve_verified
+from slo_opt.solvers.verified import Attempt, SecondsLeft, solve_verified
 from slo_opt.solvers.versions import require
 
 
@@ -31,9 +31,9 @@ class HighsAdmissionSolver:
     def solve(self, problem: AdmissionProblem, config: SolverConfig) -> AdmissionResult:
         """Best set of candidates to accept."""
 
-        def attempt(excluded: list[tuple[int, ...]], left_s: float | None) -> Attempt:
+        def attempt(excluded: list[tuple[int, ...]], left_s: SecondsLeft) -> Attempt:
             arrays = admission_arrays(problem, excluded)
-            outcome = run_highs(_maximisation(arrays), config, left_s)
+            outcome = run_highs(_maximisation(arrays), config, left_s())
             chosen = None
             if outcome.point is not None:
                 chosen = tuple(int(j) for j in np.flatnonzero(outcome.point[: arrays.num_candidates] > 0.5))

@@ -8,7 +8,7 @@ from slo_opt.domain.admission import AdmissionProblem
 from slo_opt.solvers.highs_run import mip_options
 from slo_opt.solvers.interface import AdmissionResult, SolverConfig, Termination
 from slo_opt.solvers.stoppable import run_stoppable
-from slo_opt.solvers.verified import Attempt, solve_verified
+from slo_opt.solvers.verified import Attempt, SecondsLeft, solve_verified
 from slo_opt.solvers.versions import require
 
 
@@ -46,21 +46,22 @@ class PyomoAdmissionSolver:
             TerminationCondition.iterationLimit: Termination.OTHER_LIMIT,
             TerminationCondition.interrupted: Termination.INTERRUPTED,
         }
-        highs = StoppableHighs()
         models: list[Any] = []
 
-        def attempt(excluded: list[tuple[int, ...]], left_s: float | None) -> Attempt:
+        def attempt(excluded: list[tuple[int, ...]], left_s: SecondsLeft) -> Attempt:
             if not models:
                 models.append(admission_model(problem))
             model = models[0]
             for chosen in excluded[len(model.excluded) :]:
                 exclude(model, chosen)
+            time_limit_s = left_s()
             options = mip_options(config, None)
+            highs = StoppableHighs()  # a new one: the clock of HiGHS runs on from solve to solve
 
             def run() -> Any:
                 return highs.solve(
                     model,
-                    time_limit=left_s,
+                    time_limit=time_limit_s,
                     tee=sys.stderr if config.log else False,
                     solver_options=options,
                     load_solutions=False,
@@ -69,7 +70,7 @@ class PyomoAdmissionSolver:
 
             def tick(gone_s: float) -> None:
                 if config.progress is not None:
-                    config.progress("Pyomo and HiGHS branch and bound", gone_s / left_s if left_s else None)
+                    config.progress("Pyomo and HiGHS branch and bound", gone_s / time_limit_s if time_limit_s else None)
 
             results, stopped = run_stoppable(run, highs.stop, tick)
             termination = terminations.get(results.termination_condition, Termination.ERROR)

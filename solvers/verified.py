@@ -37,7 +37,8 @@ class Attempt:
     detail: dict[str, float] = field(default_factory=dict)
 
 
-AttemptRun = Callable[[list[tuple[int, ...]], float | None], Attempt]
+SecondsLeft = Callable[[], float | None]
+AttemptRun = Callable[[list[tuple[int, ...]], SecondsLeft], Attempt]
 
 
 def solve_verified(
@@ -54,7 +55,8 @@ def solve_verified(
     versions : dict of str to str
         For the statistics.
     attempt : callable
-        Solves once, given the sets to exclude with their supersets and the seconds left.
+        Solves once, given the sets to exclude with their supersets, and a function that says how many seconds are left
+        (None: no limit), to be asked once the model is built.
 
     Returns
     -------
@@ -67,6 +69,11 @@ def solve_verified(
     detail: dict[str, float] = {"rounds": 0.0}
     excluded: list[tuple[int, ...]] = []
 
+    def left_s() -> float | None:
+        if config.time_limit_s is None:
+            return None
+        return max(0.0, config.time_limit_s - (time.perf_counter() - began))
+
     def result(termination: Termination) -> AdmissionResult:
         if termination is Termination.INFEASIBLE:
             bounds = ObjectiveBounds()
@@ -77,8 +84,7 @@ def solve_verified(
         return AdmissionResult(termination, best, bounds, stats)
 
     while True:
-        left_s = None if config.time_limit_s is None else config.time_limit_s - (time.perf_counter() - began)
-        if left_s is not None and left_s <= 0:
+        if left_s() == 0.0:
             return result(Termination.TIME_LIMIT)
         try:
             said = attempt(excluded, left_s)

@@ -8,7 +8,7 @@ from hand_problems import MS, problem
 
 from slo_opt.solvers.interface import ObjectiveBounds, SolverConfig, Termination
 from slo_opt.solvers.stoppable import run_stoppable
-from slo_opt.solvers.verified import MAX_ROUNDS, Attempt, AttemptRun, solve_verified
+from slo_opt.solvers.verified import MAX_ROUNDS, Attempt, AttemptRun, SecondsLeft, solve_verified
 
 # Three of which any two fit.
 THREE = problem([1000] * 3, [MS // 2] * 3, value=[3, 2, 2])
@@ -18,7 +18,7 @@ def scripted(*attempts: Attempt) -> tuple[AttemptRun, list[list[tuple[int, ...]]
     """A backend that says these things one after the other, and the sets it was told to exclude."""
     asked: list[list[tuple[int, ...]]] = []
 
-    def attempt(excluded: list[tuple[int, ...]], left_s: float | None) -> Attempt:
+    def attempt(excluded: list[tuple[int, ...]], left_s: SecondsLeft) -> Attempt:
         asked.append(list(excluded))
         return attempts[len(asked) - 1]
 
@@ -82,7 +82,7 @@ def test_rounds_are_limited() -> None:
 
 
 def test_ctrl_c_while_the_model_is_built() -> None:
-    def attempt(excluded: list[tuple[int, ...]], left_s: float | None) -> Attempt:
+    def attempt(excluded: list[tuple[int, ...]], left_s: SecondsLeft) -> Attempt:
         raise KeyboardInterrupt
 
     result = solve_verified(THREE, SolverConfig(), {}, attempt)
