@@ -102,6 +102,9 @@ class BatchesModel:
         Rounding of times.
     slots : int
         Number of batches.
+    exact_pairs : bool
+        Whether prefill pairs are exact, by products, or relaxed: each prompt's pairs add up, but may move between its
+        chunks. The relaxed model is far easier, and its answer nearly always holds at exact times.
 
     Attributes
     ----------
@@ -119,8 +122,8 @@ class BatchesModel:
         Objective units per unit of value.
     """
 
-    def __init__(self, instance: Instance, grid: Grid, slots: int) -> None:
-        self.instance, self.grid, self.slots = instance, grid, slots
+    def __init__(self, instance: Instance, grid: Grid, slots: int, *, exact_pairs: bool) -> None:
+        self.instance, self.grid, self.slots, self.exact_pairs = instance, grid, slots, exact_pairs
         self.rounds = rounds_of(instance)
         self.model = cp_model.CpModel()
         requests = sorted({r.request for r in self.rounds})
@@ -199,7 +202,7 @@ class BatchesModel:
         model, grid, engine = self.model, self.grid, self.instance.engine
         context_ps, pair_ps = grid.cost_ps(engine.decode_context_s), grid.cost_ps(engine.prefill_pair_s / 2)
         request_ps, host_ps = grid.cost_ps(engine.request_s), grid.cost_ps(engine.host_s)
-        pairs = self._double_pairs() if pair_ps else None
+        pairs = (self._pairs_exact() if self.exact_pairs else self._pairs_envelope()) if pair_ps else None
         for b in range(self.slots):
             decodes = [
                 (row[b], rnd.cached_tokens + rnd.prompt_tokens + k)
@@ -220,7 +223,21 @@ class BatchesModel:
                 roofline = grid.cost_ps(piece.per_token_s) * tokens + grid.cost_ps(piece.base_s) * self.active[b]
                 model.add(grid.tick_ps * (self.end[b] - self.start[b]) + grid.slack_ps >= work + roofline)
 
-    def _double_pairs(self) -> list[list[cp_model.LinearExprT]]:
+    def _pairs_envelope(self) -> list[list[cp_model.LinearExprT]]:
+        """Twice the query-key pairs, free to move between the chunks of a prompt within what a token can cost."""
+        rows: list[list[cp_model.LinearExprT]] = []
+        for r, rnd in enumerate(self.rounds):
+            least, most = 2 + 2 * rnd.cached_tokens, 2 * (rnd.cached_tokens + rnd.prompt_tokens)
+            whole = rnd.prompt_tokens * (rnd.prompt_tokens + 1 + 2 * rnd.cached_tokens)
+            row = [self.model.new_int_var(0, whole, f"q{r},{b}") for b in range(self.slots)]
+            self.model.add(sum(row) == whole * self.accepted[rnd.request])
+            for b in range(self.slots):
+                self.model.add(row[b] >= least * self.chunk[r][b])
+                self.model.add(row[b] <= most * self.chunk[r][b])
+            rows.append(row)
+        return rows
+
+    def _pairs_exact(self) -> list[list[cp_model.LinearExprT]]:
         """Twice the query-key pairs of each round in each slot: differences of ``U (U + 1)``, ``U`` the tokens done."""
         model = self.model
         rows: list[list[cp_model.LinearExprT]] = []
@@ -233,8 +250,6 @@ class BatchesModel:
                 square = model.new_int_var(0, rnd.prompt_tokens**2, f"U2{r},{b}")
                 model.add(done == done_before + self.chunk[r][b])
                 model.add_multiplication_equality(square, [done, done])
-                # Chord above the square, and convexity of what is left: help the linear relaxation.
-                model.add(square <= rnd.prompt_tokens * done)
                 row.append(square - square_before + (1 + 2 * rnd.cached_tokens) * self.chunk[r][b])
                 done_before, square_before = done, square
             rows.append(row)

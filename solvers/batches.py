@@ -24,9 +24,9 @@ _VALUE_TOLERANCE = 1e-9
 class BatchesCpSatSolver:
     """The optimum over all schedules on one replica without preemption and speculation.
 
-    The dual bound is what CP-SAT proves on the outer grid with a sufficient number of slots. The schedule is the outer
-    optimum at exact times, replayed by `evaluate`; only where rounding let in a schedule that is late by a hair is the
-    inner grid solved too.
+    Up to three models, each only where the one before left a gap: outer grid with relaxed prefill pairs, outer grid
+    with exact ones, inner grid. The first two prove the dual bound, with a sufficient number of slots. Whatever they
+    put in the batches is timed exactly and replayed by `evaluate` before it counts.
 
     Raises
     ------
@@ -65,18 +65,24 @@ class BatchesCpSatSolver:
             )
         best, value = Schedule.from_batches([]), 0.0
         dual = math.fsum(instance.value_of(instance.requests[i]) for i in {rnd.request for rnd in rounds})
-        detail = {"slots": float(slots), "branches": 0.0, "conflicts": 0.0}
-        termination = Termination.OPTIMAL
+        detail = {"slots": float(slots), "models": 0.0, "branches": 0.0, "conflicts": 0.0}
         origin_s = min((rnd.arrival_s for rnd in rounds), default=0.0)
-        for outer in (True, False) if slots else ():
-            model = BatchesModel(instance, Grid(outer, origin_s), slots)
+        models = (
+            [(True, False), (True, True), (False, True)]
+            if instance.engine.prefill_pair_s
+            else [(True, True), (False, True)]
+        )
+        termination = Termination.OTHER_LIMIT
+        if not slots:
+            models, dual, termination = [], 0.0, Termination.OPTIMAL
+        for outer, exact_pairs in models:
+            model = BatchesModel(instance, Grid(outer, origin_s), slots, exact_pairs=exact_pairs)
             left_s = None if config.time_limit_s is None else config.time_limit_s - (time.perf_counter() - began)
             if left_s is not None and left_s <= 0:
                 termination = Termination.TIME_LIMIT
                 break
-            solver, termination = _run(model, config, left_s, "exact model" if outer else "exact model, inner grid")
-            if termination is Termination.ERROR:
-                break
+            solver, ended = _run(model, config, left_s)
+            detail["models"] += 1
             detail["branches"] += solver.num_branches
             detail["conflicts"] += solver.num_conflicts
             if solver.response_proto.solution:
@@ -86,15 +92,17 @@ class BatchesCpSatSolver:
                 outcome = evaluate(instance, schedule)
                 if outcome.legal and outcome.value > value:
                     best, value = schedule, outcome.value
-            if termination is not Termination.OPTIMAL or _within(value, dual, config.relative_gap):
+            if _within(value, dual, config.relative_gap):
+                termination = Termination.OPTIMAL
                 break
-        else:
-            dual, termination = (dual, Termination.OTHER_LIMIT) if slots else (0.0, Termination.OPTIMAL)
+            if ended is not Termination.OPTIMAL:
+                termination = ended
+                break
         stats = SolveStats(time.perf_counter() - began, self._versions, detail)
         return ScheduleResult(termination, best, ObjectiveBounds(value, max(value, dual)), stats)
 
 
-def _run(model: "BatchesModel", config: SolverConfig, left_s: float | None, what: str) -> tuple[Any, Termination]:
+def _run(model: "BatchesModel", config: SolverConfig, left_s: float | None) -> tuple[Any, Termination]:
     """One call of CP-SAT, and why it stopped."""
     from ortools.sat.python import cp_model
 
@@ -106,6 +114,7 @@ def _run(model: "BatchesModel", config: SolverConfig, left_s: float | None, what
     parameters.log_to_stdout = False
     parameters.relative_gap_limit = config.relative_gap
     parameters.catch_sigint_signal = False
+    parameters.cp_model_probing_level = 0  # costs more time here than it saves
     if left_s is not None:
         parameters.max_time_in_seconds = left_s
     if config.log:
@@ -115,7 +124,7 @@ def _run(model: "BatchesModel", config: SolverConfig, left_s: float | None, what
 
     def tick(seconds: float) -> None:
         if config.progress is not None:
-            config.progress(what, None if left_s is None else min(1.0, seconds / left_s))
+            config.progress("exact on batches", None if left_s is None else min(1.0, seconds / left_s))
 
     code, stopped = run_stoppable(lambda: solver.solve(model.model), solver.stop_search, tick)
     if code == cp_model.OPTIMAL:
