@@ -14,6 +14,7 @@ from slo_opt.solvers.offline.assemble import assign, checked_result, replay_rese
 from slo_opt.solvers.offline.lane import Lane
 from slo_opt.solvers.offline.play import batch_time_s, play_until
 from slo_opt.solvers.offline.state import COMPUTED, DECODING, DUE, EMITTED, KNOWN, NEXT, QUEUED, STAGE
+from slo_opt.solvers.offline.warm import tiny_instance
 
 REPLAN_S = 0.1  # declined requests are asked for again after this long, as in SLOs-Serve
 _LABELS = 2000
@@ -126,6 +127,10 @@ class RollingDpSolver:
     """
 
     name = "dp"
+
+    def prepare(self) -> None:
+        """Compile, once a machine; the time limit of `solve` starts after it."""
+        self.solve(tiny_instance(), SolverConfig())
 
     def solve(self, instance: Instance, config: SolverConfig) -> ScheduleResult:
         """Roll through the trace; a time limit or Ctrl-C ends it with what was planned up to then."""

@@ -12,6 +12,7 @@ from slo_opt.solvers.interface import ScheduleResult, SolverConfig, Termination
 from slo_opt.solvers.offline.assemble import assign, checked_result, replay_reserve
 from slo_opt.solvers.offline.lane import Lane
 from slo_opt.solvers.offline.rolling import roll
+from slo_opt.solvers.offline.warm import tiny_instance
 
 _HOT, _COLD = 0.15, 0.015  # temperature, in requests, at first and at last
 _SLICE_S = 0.15  # between two looks at the clock
@@ -35,6 +36,10 @@ class SearchSolver:
     hint: NDArray[np.float64] | None = None
     default_time_s: float = 30.0
     name: str = "search"
+
+    def prepare(self) -> None:
+        """Compile, once a machine; the time limit of `solve` starts after it."""
+        SearchSolver(iterations=2).solve(tiny_instance(), SolverConfig())
 
     def solve(self, instance: Instance, config: SolverConfig) -> ScheduleResult:
         """Search until the limit; Ctrl-C ends it with the best so far.

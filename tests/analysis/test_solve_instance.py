@@ -1,6 +1,7 @@
 """Combining methods: best schedule, least bound, and roundings that never cut off an optimum."""
 
 import math
+import time
 from fractions import Fraction
 
 import pytest
@@ -11,6 +12,7 @@ from slo_opt import Batch, Instance, Request, Schedule, SloClass, Stage, engine_
 from slo_opt.analysis.solve import SERVABLE, UnsoundBoundError, servable_value, sharpened, solve_instance
 from slo_opt.domain.errors import InvalidInputError
 from slo_opt.solvers.interface import ObjectiveBounds, ScheduleResult, SolverConfig, SolveStats, Termination
+from slo_opt.solvers.registry import schedule_solver
 
 
 def instance_of(*weights: float, arrival_s: float = 0.0) -> Instance:
@@ -119,3 +121,23 @@ def test_sharpened_by_unit_weights_and_by_common_divisors():
     odd = instance_of(0.1, 1 / 3)
     assert sharpened(0.4, odd) == 0.4
     assert Fraction(0.1).denominator > 1e15  # no common step worth rounding to
+
+
+class Compiling(Serving):
+    """Takes its time before it can start."""
+
+    def prepare(self) -> None:
+        time.sleep(0.4)
+
+
+def test_compilation_is_no_part_of_the_time_limit():
+    solver = Compiling(0, 1)
+    report = run(instance_of(1, 1), SolverConfig(time_limit_s=0.3), search=solver)
+    assert solver.config is not None
+    assert solver.config.time_limit_s == pytest.approx(0.3, abs=0.1)
+    assert report.wall_s < 0.3
+
+
+@pytest.mark.parametrize("name", ["search", "dp"])
+def test_planners_can_be_prepared(name: str):
+    schedule_solver(name).prepare()
