@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from slo_opt.domain.instance import Instance
 from slo_opt.solvers.offline.encode import encode, request_cost_s
+from slo_opt.solvers.offline.harvest import harvest
 from slo_opt.solvers.offline.moves import improve, insert_all
 from slo_opt.solvers.offline.play import new_batch, play, transcribe
 from slo_opt.solvers.offline.rng import new_rng
@@ -39,6 +40,7 @@ class Lane:
         self.checkpoints = new_checkpoints(self.problem)
         self.plan = new_plan(count, self.checkpoints)
         self.best = new_plan(count, self.checkpoints)
+        self._scratch = new_plan(count, self.checkpoints)
         self.state, self.batch = new_state(count), new_batch(count)
         self.cost = request_cost_s(self.problem, SHARING)
         self.value = self.best_value = 0.0
@@ -111,6 +113,12 @@ class Lane:
             self.best,
             self.best_value,
             self.value,
+        )
+
+    def harvest(self) -> None:
+        """Let the best plan take over the busy periods in which the current one is better."""
+        self.best_value = harvest(
+            self.problem, self.best, self.plan, self.state, self.batch, self.checkpoints, self._scratch
         )
 
     def transcript(self) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:

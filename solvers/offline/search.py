@@ -100,6 +100,7 @@ class SearchSolver:
             if self.iterations is not None and np.isinf(end_s):
                 moves = min(64, self.iterations - done)  # slices by count, so that the temperature follows it alone
             lane.improve(moves, _HOT * (_COLD / _HOT) ** share)
+            lane.harvest()
             done += moves
             detail["moves"] += moves
             spent_s = time.perf_counter() - now_s
