@@ -107,8 +107,8 @@ def _blocks(tokens: int, block_size: int) -> int:
 
 
 @njit(cache=True)
-def _open_stage(p: Problem, plan: Plan, s: State, q: int, release_s: float) -> None:
-    """A stage with a prompt is released: queue it, or pause it until then."""
+def _open_stage(p: Problem, s: State, q: int, release_s: float) -> None:
+    """A stage with a prompt comes up: paused until `settle` finds it released."""
     stage = s.counts[q, STAGE]
     s.counts[q, EMITTED] = 0
     s.counts[q, COMPUTED] = p.cached_tokens[stage]
@@ -116,11 +116,8 @@ def _open_stage(p: Problem, plan: Plan, s: State, q: int, release_s: float) -> N
     s.times[q, RELEASE] = release_s
     s.times[q, CLOCK] = release_s + p.limit_s[stage]
     s.times[q, DUE] = release_s + p.first_limit_s[stage]
-    if release_s > s.now_s[0]:
-        s.lists[PAUSED, s.sizes[PAUSED]] = q
-        s.sizes[PAUSED] += 1
-        return
-    _enqueue(plan, s, q)
+    s.lists[PAUSED, s.sizes[PAUSED]] = q
+    s.sizes[PAUSED] += 1
 
 
 @njit(cache=True)
@@ -164,7 +161,7 @@ def settle(p: Problem, plan: Plan, s: State, b: Batch) -> bool:
             s.sizes[NEXT] += 1
             if plan.accept[q]:
                 s.counts[q, STAGE] = p.first_stage[q]
-                _open_stage(p, plan, s, q, p.arrival_s[q] + p.pause_s[p.first_stage[q]])
+                _open_stage(p, s, q, p.arrival_s[q] + p.pause_s[p.first_stage[q]])
         kept = 0
         for k in range(s.sizes[PAUSED]):
             q = s.lists[PAUSED, k]
@@ -391,12 +388,12 @@ def step(p: Problem, plan: Plan, setting: NDArray[np.float64], s: State, b: Batc
             s.sizes[QUEUED] -= 1
         return np.nan
     s.now_s[0] = now_s + batch_time_s(p, tokens, context, pairs, requests)
-    _emit_all(p, plan, s, b, chosen)
+    _emit_all(p, s, b, chosen)
     return now_s
 
 
 @njit(cache=True)
-def _emit_all(p: Problem, plan: Plan, s: State, b: Batch, chosen: NDArray[np.bool_]) -> None:
+def _emit_all(p: Problem, s: State, b: Batch, chosen: NDArray[np.bool_]) -> None:
     """Tokens appear at the end of the batch; lists are rebuilt in order."""
     count, queued = s.sizes[DECODING], s.sizes[QUEUED]
     kept, now_s = 0, s.now_s[0]
@@ -415,7 +412,7 @@ def _emit_all(p: Problem, plan: Plan, s: State, b: Batch, chosen: NDArray[np.boo
                 steps = counts[q, EMITTED] + 1 - (prompt_tokens[stage] > 0)
                 times[q, DUE] = times[q, CLOCK] + steps * tpot_s[stage]
             else:
-                stays = _emit(p, plan, s, b, q)
+                stays = _emit(p, s, b, q)
         if stays:
             decoding[kept] = q
             kept += 1
@@ -432,13 +429,13 @@ def _emit_all(p: Problem, plan: Plan, s: State, b: Batch, chosen: NDArray[np.boo
     s.sizes[QUEUED] = kept
     for k in range(queued):
         q = finished[k]
-        if q >= 0 and _emit(p, plan, s, b, q):
+        if q >= 0 and _emit(p, s, b, q):
             s.lists[DECODING, s.sizes[DECODING]] = q
             s.sizes[DECODING] += 1
 
 
 @njit(cache=True)
-def _emit(p: Problem, plan: Plan, s: State, b: Batch, q: int) -> bool:
+def _emit(p: Problem, s: State, b: Batch, q: int) -> bool:
     """One output token now; whether the request goes on decoding. The token clock is that of `evaluate`."""
     now_s = s.now_s[0]
     stage = s.counts[q, STAGE]
@@ -466,7 +463,7 @@ def _emit(p: Problem, plan: Plan, s: State, b: Batch, q: int) -> bool:
     if stage == p.first_stage[q + 1]:
         return False
     if p.prompt_tokens[stage] > 0:
-        _open_stage(p, plan, s, q, now_s + p.pause_s[stage])
+        _open_stage(p, s, q, now_s + p.pause_s[stage])
         return False
     if p.rule == MEAN_TPOT:
         s.times[q, CLOCK] = now_s

@@ -41,7 +41,9 @@ def loaded_instance(seed: int, rule: ScoreRule = ScoreRule.DSLO, count: int = 40
             stages.append(Stage(0, rng.randint(1, 20), rng.choice(names)))
         if rng.random() < 0.3:
             cached = rng.choice([0, sum(s.prompt_tokens for s in stages)])
-            stages.append(Stage(rng.randint(1, 300), rng.randint(1, 20), rng.choice(names), cached, rng.random()))
+            stages.append(
+                Stage(rng.randint(1, 300), rng.randint(1, 20), rng.choice(names), cached, rng.choice([0.0, 0.5]))
+            )
         requests.append(Request(f"r{i}", arrival_s, tuple(stages)))
         arrival_s += rng.expovariate(rng.choice([3.0, 12.0]))
     return Instance(f"loaded {seed}", tuple(requests), classes, engine, rule)
