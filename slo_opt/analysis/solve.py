@@ -159,7 +159,7 @@ def _named(progress: Progress | None, name: str) -> Progress | None:
     if progress is None:
         return None
     progress(name, None)
-    return lambda phrase, done: progress(f"{name}: {phrase}", done)
+    return lambda phrase, done: progress(phrase if phrase.startswith(name) else f"{name}: {phrase}", done)
 
 
 def _run(

@@ -110,7 +110,7 @@ class AdmissionProblem:
             raise InvalidInputError("supply_ps must be at least length_us * headroom_ppm")
         for field in ("work_ps", "load_ppm", "blocks", "length_us"):
             if np.any(getattr(self, field) < 0):
-                raise InvalidInputError(f"{field} must not be negative: accepting one more never leaves room for others")
+                raise InvalidInputError(f"{field} must not be negative: one more request never makes room for others")
         if np.any(self.value <= 0):
             raise InvalidInputError("value must be positive; leave worthless candidates out")
 
@@ -125,7 +125,7 @@ class AdmissionProblem:
         return int(self.supply_ps.shape[2]) - 1
 
     def check(self, accepted: Iterable[int]) -> str | None:
-        """Why the set is infeasible, naming rule and interval; None if it is feasible. Plain, independent of solvers."""
+        """Why the set is infeasible, naming rule and interval; None if it is feasible. Independent of solvers."""
         chosen = set(accepted)
         missing = [j for j in range(self.num_candidates) if self.mandatory[j] and j not in chosen]
         if missing:

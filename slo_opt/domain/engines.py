@@ -19,7 +19,8 @@ def _kv_blocks(gpus: int, weights_gib: float, kib_per_token: float) -> int:
 _ENGINES = (
     EngineModel(
         name="opt-6.7b-a100",
-        source="coefficients quoted by SLOs-Serve (arXiv 2504.08784) for OPT-6.7B on A100; whole iterations, no extra host time",
+        source="coefficients quoted by SLOs-Serve (arXiv 2504.08784) for OPT-6.7B on A100: whole iterations, host time "
+        "included",
         pieces=(RooflinePiece(6.878e-5, 2.480e-2), RooflinePiece(7.523e-5, 3.033e-3)),
         kv_blocks=_kv_blocks(1, 12.4, 512),
         max_model_len=2048,
