@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from slo_opt.analysis.solve import SolveReport
 from slo_opt.analysis.timeline import Timeline, unroll
+from slo_opt.domain.evaluate import Evaluation
 from slo_opt.domain.instance import Instance
 from slo_opt.domain.windows import stage_windows
 from slo_opt.report import figure as look
@@ -32,20 +33,21 @@ class _Focus:
     end_s: float
 
 
-def focus_of(instance: Instance, timeline: Timeline, attained: NDArray[np.bool_]) -> _Focus:
-    """The consecutive requests with most declined ones among them in the least time."""
-    arrival_s = np.array([request.arrival_s for request in instance.requests])
-    count = min(MAX_ROWS, len(arrival_s))
-    missed = np.concatenate([[0], np.cumsum(~attained)])
+def focus_of(instance: Instance, timeline: Timeline, evaluation: Evaluation) -> _Focus:
+    """The consecutive requests under an SLO with most declined ones among them in the least time."""
+    offered = np.flatnonzero(evaluation.counted) if evaluation.counted.any() else np.arange(len(instance.requests))
+    arrival_s = np.array([instance.requests[i].arrival_s for i in offered])
+    count = min(MAX_ROWS, len(offered))
+    missed = np.concatenate([[0], np.cumsum(~evaluation.attained[offered])])
     missed_in = missed[count:] - missed[:-count]
-    span_s = arrival_s[count - 1 :] - arrival_s[: len(arrival_s) - count + 1]
+    span_s = arrival_s[count - 1 :] - arrival_s[: len(offered) - count + 1]
     first = int(np.argmax((missed_in + 1e-3) / np.sqrt(span_s + 1e-3)))
-    chosen = tuple(range(first, first + count))
-    # Long decodes run out of the picture: they must not squeeze the moment in which the decisions fall.
+    chosen = tuple(offered[first : first + count].tolist())
+    # Long decodes and lax deadlines run out of the picture: they must not squeeze the moment of the decisions.
     start_s = float(arrival_s[first])
-    due_s = max(stage_windows(instance, instance.requests[i])[0].first_due_s for i in chosen)
+    due_s = float(np.quantile([stage_windows(instance, instance.requests[i])[0].first_due_s for i in chosen], 0.9))
     last_s = float(timeline.token_s[np.isin(timeline.token_request, chosen)].max(initial=due_s))
-    end_s = min(last_s, due_s + 0.35 * (due_s - start_s))
+    end_s = max(float(arrival_s[first + count - 1]), min(last_s, due_s + 0.35 * (due_s - start_s)))
     return _Focus(chosen, start_s - 0.01 * (end_s - start_s), end_s + 0.01 * (end_s - start_s))
 
 
@@ -179,9 +181,10 @@ def subtitle_of(report: SolveReport) -> str:
     instance = report.instance
     fleet = "" if instance.num_replicas == 1 else f" x {instance.num_replicas}"
     gap = "" if report.gap is None else f" · gap {100 * report.gap:.2f} %"
+    value = "" if report.value == report.attained else f" · value {report.value:,.6g}"
     return (
         f"{instance.engine.name}{fleet} · score rule {instance.score_rule} · {report.attained:,} of {report.offered:,} "
-        f"attained · no scheduler can exceed {report.bound:,.6g}{gap}"
+        f"attained{value} · no scheduler can exceed {report.bound:,.6g}{gap}"
     )
 
 
@@ -203,7 +206,7 @@ def draw_timeline(report: SolveReport, path: Path) -> None:
     top, middle, bottom = figure.subplots(3, 1, height_ratios=[2.0, 2.0, 5.0])
     last_s = max(instance.requests[-1].arrival_s, float(timeline.end_s.max(initial=0.0)), 1e-3)
     edges_s = np.linspace(0.0, last_s, NUM_BINS + 1)
-    focus = focus_of(instance, timeline, report.evaluation.attained | ~report.evaluation.counted)
+    focus = focus_of(instance, timeline, report.evaluation)
     _draw_outcomes(top, report, edges_s)
     _draw_engine(middle, report, timeline, edges_s)
     for axes in (top, middle):

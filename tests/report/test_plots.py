@@ -71,11 +71,13 @@ def test_focus_is_where_most_are_declined():
     assert report.schedule is not None
     assert report.evaluation is not None
     timeline = unroll(report.instance, report.schedule)
-    fine = report.evaluation.attained | ~report.evaluation.counted
-    focus = focus_of(report.instance, timeline, fine)
+    focus = focus_of(report.instance, timeline, report.evaluation)
+    missed = ~report.evaluation.attained[report.evaluation.counted]
     assert len(focus.requests) == MAX_ROWS
-    declined = int((~fine[list(focus.requests)]).sum())  # arrivals are evenly spaced here
-    assert declined == max(int((~fine[k : k + MAX_ROWS]).sum()) for k in range(len(fine) - MAX_ROWS + 1))
+    assert report.evaluation.counted[list(focus.requests)].all()
+    declined = int((~report.evaluation.attained[list(focus.requests)]).sum())
+    most = max(int(missed[k : k + MAX_ROWS].sum()) for k in range(len(missed) - MAX_ROWS + 1))
+    assert 0.9 * most <= declined <= most  # arrivals are nearly evenly spaced here
     assert focus.start_s <= report.instance.requests[focus.requests[0]].arrival_s
 
 
