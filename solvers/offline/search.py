@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 from slo_opt.domain.instance import Instance
 from slo_opt.solvers.interface import ScheduleResult, SolverConfig, Termination
 from slo_opt.solvers.offline.assemble import assign, checked_result, replay_reserve
+from slo_opt.solvers.offline.guide import relaxed_acceptance
 from slo_opt.solvers.offline.lane import Lane
 from slo_opt.solvers.offline.rolling import roll
 from slo_opt.solvers.offline.warm import tiny_instance
 
 _HOT, _COLD = 0.15, 0.015  # temperature, in requests, at first and at last
+_GUIDE_S, _GUIDE_SHARE = 60.0, 0.4  # limit of the relaxation that guides the search: seconds, or share of the limit
 _SLICE_S = 0.15  # between two looks at the clock
 
 
@@ -27,7 +29,8 @@ class SearchSolver:
     iterations : int or None
         Moves to make on each replica. With it and without a time limit the result depends on the seed alone.
     hint : (N,) float array or None
-        How good each request is to serve, in [0, 1], as from a relaxation: a second start inserts the best first.
+        How good each request is to serve, in [0, 1]: a second start inserts the best first. None asks the fluid
+        relaxation.
     default_time_s : float
         Wall-clock limit where neither the configuration nor `iterations` sets one.
     """
@@ -59,12 +62,17 @@ class SearchSolver:
         try:
             declined: set[int] = set()
             shares = [own for own in assign(instance) if own]
+            hint = self.hint
+            if hint is None:
+                if config.progress is not None:
+                    config.progress("relaxation, as a guide", 0.0)
+                hint = relaxed_acceptance(instance, _GUIDE_S if limit_s is None else _GUIDE_SHARE * limit_s)
             for r, own in enumerate(shares):
                 now_s = time.perf_counter()
                 lane = Lane(instance, sorted(declined.union(own)), config.seed + r)
                 lanes.append(lane)
                 lane_end_s = now_s + (end_s - now_s) / (len(shares) - r)
-                for phrase, share in self._search(instance, lane, lane_end_s, detail):
+                for phrase, share in self._search(instance, lane, lane_end_s, hint, detail):
                     if config.progress is not None:
                         config.progress(phrase, (r + share) / len(shares))
                 declined = (declined | set(own)).difference(lane.attained.tolist())
@@ -75,14 +83,19 @@ class SearchSolver:
         return checked_result(instance, lanes, termination, began_s, detail)
 
     def _search(
-        self, instance: Instance, lane: Lane, end_s: float, detail: dict[str, float]
+        self,
+        instance: Instance,
+        lane: Lane,
+        end_s: float,
+        hint: NDArray[np.float64] | None,
+        detail: dict[str, float],
     ) -> Iterator[tuple[str, float]]:
         """Search one lane, telling what is being done and the share done."""
         began_s = time.perf_counter()
         for share in roll(instance, lane, end_s):
             yield "rolling DP", 0.05 * share
         detail["dp"] += lane.best_value
-        for share in self._insertions(lane):
+        for share in self._insertions(lane, hint):
             yield f"insertion: {lane.best_value:g} attained", 0.05 + 0.05 * share
             if time.perf_counter() >= end_s:
                 break
@@ -107,10 +120,10 @@ class SearchSolver:
             moves = max(1, min(1024, 2 * moves, int(moves * _SLICE_S / max(spent_s, 1e-6))))
             yield f"search: {lane.best_value:g} attained", 0.1 + 0.9 * share
 
-    def _insertions(self, lane: Lane) -> Iterator[float]:
+    def _insertions(self, lane: Lane, hint: NDArray[np.float64] | None) -> Iterator[float]:
         """Insert the declined, and with a hint those it likes first into an empty plan; the lane keeps the best."""
         yield from lane.insert(np.flatnonzero(~lane.plan.accept))
-        if self.hint is not None:
-            hint = np.round(np.asarray(self.hint)[lane.members], 1)
-            lane.start_from(np.zeros(len(hint), dtype=np.bool_))
-            yield from lane.insert(np.lexsort((np.arange(len(hint)), -hint)))
+        if hint is not None:
+            own = np.round(hint[lane.members], 1)
+            lane.start_from(np.zeros(len(own), dtype=np.bool_))
+            yield from lane.insert(np.lexsort((np.arange(len(own)), -own)))
