@@ -123,7 +123,6 @@ def _run(model: "BatchesModel", config: SolverConfig, left_s: float | None) -> t
     parameters.cp_model_probing_level = 0  # costs more time here than it saves
     # Presolve of 9.15 cuts off optima of this model by its dual reductions: see the trap in formulations/README.md.
     parameters.keep_all_feasible_solutions_in_presolve = True
-    parameters.presolve_inclusion_work_limit = 0
     if left_s is not None:
         parameters.max_time_in_seconds = left_s
     if config.log:
