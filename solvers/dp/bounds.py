@@ -1,11 +1,11 @@
 """Lagrangian bound of the admission plan that keeps the tightest tier exact, at given prices.
 
-Give a price to each unit of compute budget at each deadline, of headroom in each interval, of memory, and of value below
-a cap. A set that is feasible leaves nowhere less than nothing, so its value plus what it leaves at these prices is at
-least its value. With prices fixed, this sum falls apart by candidate, apart from the tightest tier, which decides what
-an interval supplies. So the largest sum over *all* sets, feasible or not, comes out of one backward pass over (candidate,
-tightest tier), and bounds every completion of every label in O(L). Relaxing the tier too would leave bounds 14-22 % too
-high where a tighter tier is not yet present.
+Give a price to each unit of compute budget at each deadline, of headroom in each interval, of memory, and of value
+below a cap. A set that is feasible leaves nowhere less than nothing, so its value plus what it leaves at these prices
+is at least its value. With prices fixed, this sum falls apart by candidate, apart from the tightest tier, which decides
+what an interval supplies. So the largest sum over *all* sets, feasible or not, comes out of one backward pass over
+(candidate, tightest tier), and bounds every completion of every label in O(L). Relaxing the tier too would leave
+bounds 14-22 % too high where a tighter tier is not yet present.
 
 References
 ----------

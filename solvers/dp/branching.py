@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 from slo_opt.solvers.dp.bounds import NEVER, Prices, zero_prices
 from slo_opt.solvers.dp.incumbent import insertion, replay
 from slo_opt.solvers.dp.labels import one_pass
-from slo_opt.solvers.dp.prices import Maximum, new_maximum, tighten
+from slo_opt.solvers.dp.prices import Maximum, cap_prefixes, new_maximum, tighten
 from slo_opt.solvers.dp.tables import Tables
 
 NODE_STEPS = 60
+ROUNDS = 3  # of prices and caps before any labels
 NODE_WIDTH = 16
-STEPS_PER_LABEL = 12  # candidates that a step of the prices passes in the time of one label
+CANDIDATES_PER_LABEL = 12  # that a step of the prices passes in the time in which a label is extended
+WIDTHS = (16, 128)  # of the passes before any branching
+PASSES_SHARE = 2  # one half of the effort goes into them at most
 MAX_OPEN = 64
 TIER_FIRST = 0.1  # share from which a tier is branched on before any candidate
 
@@ -113,7 +116,7 @@ def search(
     bound : float
         Proved for the whole problem.
     max_labels : int
-        Effort: labels, and steps of the prices at the exchange rate `STEPS_PER_LABEL`.
+        Effort: labels, and steps of the prices at the exchange rate `CANDIDATES_PER_LABEL`.
 
     Returns
     -------
@@ -128,12 +131,33 @@ def search(
     price = np.empty((MAX_OPEN, count + 1, resources))
     final_tier = np.empty(MAX_OPEN, np.int64)
     bounds = np.empty(MAX_OPEN)
-    must[0], usable[0], price[0] = problem.mandatory, problem.usable, prices.price
-    final_tier[0], bounds[0] = problem.final_tier[0], bound
+    final_tier[0] = problem.final_tier[0]
     maximum = new_maximum(problem)
     state = np.zeros(resources, np.int64)
     quantum = problem.quantum
     open_nodes, effort, unexplored = 1, 0, 0.0
+    if not replay(problem, problem.mandatory, count, state)[0]:
+        return value, float(value), effort
+    for number in range(ROUNDS):
+        if number and not cap_prefixes(problem, prices):
+            break
+        bound = min(bound, tighten(problem, prices, count, maximum, value, NODE_STEPS))
+        effort += NODE_STEPS * count // CANDIDATES_PER_LABEL
+        if bound < value + quantum:
+            return value, float(value), effort
+        other = insertion(problem, maximum.chosen, prices.gain, True)
+        other_value = (other * problem.use[:, resources - 1]).sum()
+        if other_value > value:
+            best[:], value = other, other_value
+    fix(problem, prices, value + quantum)
+    must[0], usable[0], price[0] = problem.mandatory, problem.usable, prices.price
+    for width in WIDTHS:
+        if bound < value + quantum or effort * PASSES_SHARE >= max_labels:
+            break
+        value, dropped, labels = one_pass(problem, prices, width, max_labels // PASSES_SHARE - effort, best, value)
+        effort += labels
+        bound = min(bound, max(dropped, float(value)))
+    bounds[0] = bound
     while open_nodes:
         open_nodes -= 1
         bound = bounds[open_nodes]
@@ -152,7 +176,7 @@ def search(
         maximum.share[:] = 0.5
         maximum.tier_share[:] = 0.0
         bound = min(bound, tighten(problem, prices, count, maximum, value, NODE_STEPS))
-        effort += NODE_STEPS * count // STEPS_PER_LABEL
+        effort += NODE_STEPS * count // CANDIDATES_PER_LABEL
         if bound < value + quantum:
             continue
         other = insertion(problem, maximum.chosen, prices.gain, True)
@@ -160,7 +184,7 @@ def search(
         if other_value > value:
             best[:], value = other, other_value
         fix(problem, prices, value + quantum)
-        value, dropped, labels = one_pass(problem, prices, NODE_WIDTH, 2 * count, best, value)
+        value, dropped, labels = one_pass(problem, prices, NODE_WIDTH, NODE_WIDTH * count, best, value)
         effort += labels
         bound = min(bound, max(dropped, float(value)))
         if bound < value + quantum:

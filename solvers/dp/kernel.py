@@ -8,12 +8,11 @@ from slo_opt.domain.admission import IntArray
 from slo_opt.solvers.dp.bounds import zero_prices
 from slo_opt.solvers.dp.branching import fix, restrict, search
 from slo_opt.solvers.dp.incumbent import insertion, replay
-from slo_opt.solvers.dp.prices import cap_prefixes, new_maximum, tighten, units
+from slo_opt.solvers.dp.prices import new_maximum, tighten, units
 from slo_opt.solvers.dp.tables import reduced, tables
 
 FIRST_STEPS = 30
-MAX_STEPS = 150
-MAX_ROUNDS = 2
+MAX_STEPS = 80
 
 
 @njit(cache=True)
@@ -44,9 +43,7 @@ def solve_arrays(
         Labels made, and work of the search counted in labels.
     """
     count = len(tier)
-    problem = tables(
-        tier, work_ps, load_ppm, blocks, value, mandatory, length_us, supply_ps, headroom_ppm, free_blocks
-    )
+    problem = tables(tier, work_ps, load_ppm, blocks, value, mandatory, length_us, supply_ps, headroom_ppm, free_blocks)
     state = np.zeros(problem.use.shape[1], np.int64)
     if not replay(problem, mandatory, count, state)[0]:
         return mandatory.copy(), -1, -1, 0
@@ -59,18 +56,17 @@ def solve_arrays(
     best = insertion(problem, problem.usable, unpriced, False)
     best_value = (best * value).sum()
     bound = tighten(problem, prices, count, maximum, best_value, FIRST_STEPS)
-    for number in range(2 * MAX_ROUNDS):
-        if bound < best_value + quantum:
-            break
-        if number % 2 == 0:
-            other = insertion(problem, maximum.chosen, prices.gain, True)
-            other_value = (other * value).sum()
-            if other_value > best_value:
-                best, best_value = other, other_value
-        elif not cap_prefixes(problem, prices):
-            break
-        if bound >= best_value + quantum:
-            bound = min(bound, tighten(problem, prices, count, maximum, best_value, MAX_STEPS))
+    if bound >= best_value + quantum:
+        other = insertion(problem, maximum.chosen, prices.gain, True)
+        other_value = (other * value).sum()
+        if other_value > best_value:
+            best, best_value = other, other_value
+        bound = min(bound, tighten(problem, prices, count, maximum, best_value, MAX_STEPS))
+    if bound >= best_value + quantum:
+        other = insertion(problem, maximum.chosen, prices.gain, True)
+        other_value = (other * value).sum()
+        if other_value > best_value:
+            best, best_value = other, other_value
     effort = 0
     if bound >= best_value + quantum:
         fix(problem, prices, best_value + quantum)

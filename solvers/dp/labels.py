@@ -1,7 +1,7 @@
 """Label-setting in deadline order: partial sets as labels, pruned by bound and by dominance, kept to a given width.
 
-One pass keeps at most `width` labels a candidate, those of the highest bounds, and remembers the highest bound it had to
-drop. What it proves is the larger of that and the best set it found; if none was dropped, the set is optimal.
+One pass keeps at most `width` labels a candidate, those of the highest bounds, and remembers the highest bound it had
+to drop. What it proves is the larger of that and the best set it found; if none was dropped, the set is optimal.
 
 A label is a row of integers: the resources of `Tables` (budget left, load, blocks held, value), the tightest tier, and
 its node in the tree of accepted candidates, which leads back to its set.
@@ -27,10 +27,10 @@ def _dominates(a: IntArray, b: IntArray, pieces: int) -> bool:
     for r in range(pieces):
         if a[r] < b[r]:
             return False
+    worse = False
     for r in range(pieces, 2 * pieces + 1):
-        if a[r] > b[r]:
-            return False
-    return True
+        worse = worse or a[r] > b[r]
+    return not worse
 
 
 @njit(cache=True)
@@ -44,7 +44,7 @@ def one_pass(
     prices : Prices
         For bounds; derived for the whole problem.
     max_labels : int
-        Stop when so many labels have been made.
+        Stop when so many labels have been extended.
     best : (N,) bool array
         Best set known; replaced by a better one.
     value : int
@@ -57,20 +57,21 @@ def one_pass(
     dropped : float
         Highest bound among labels dropped though they might have led to a better set; 0 if there were none.
     num_labels : int
-        Labels made.
+        Labels extended, one count for each candidate they met.
     """
     count, resources = problem.use.shape
     pieces, tiers = problem.supply_ps.shape[1], problem.supply_ps.shape[2] - 1
-    held_at, value_at, tier_at, node_at = 2 * pieces, 2 * pieces + 1, 2 * pieces + 2, 2 * pieces + 3
+    value_at, tier_at, node_at = 2 * pieces + 1, 2 * pieces + 2, 2 * pieces + 3
     rows = np.empty((width + 1, resources + 2), np.int64)
     bounds = np.empty(width + 1)
     next_rows = np.empty((2 * width + 2, resources + 2), np.int64)
     next_bounds = np.empty(2 * width + 2)
-    most_nodes = min(max_labels, width * count) + width + 2
+    most_nodes = min(max_labels, (width + 1) * count) + width + 2
     parent, item = np.empty(most_nodes, np.int64), np.empty(most_nodes, np.int64)
     weight = np.empty(resources)
     floor = value + problem.quantum - prices.error[0]
     dropped, alive, nodes, best_node = 0.0, 0, 0, ROOT
+    extended = 0
     empty = True  # whether the empty set is still a label
     last_mandatory = -1
     for i in range(count):
@@ -83,6 +84,7 @@ def one_pass(
         weight[pieces:value_at] = -worth[pieces:value_at]
         weight[value_at] = 1.0 - worth[value_at]
         found = 0
+        extended += alive + 1 if empty else alive
         if empty:
             label = rows[alive]
             label[:] = 0
@@ -141,7 +143,7 @@ def one_pass(
             rows[alive] = next_rows[place]
             bounds[alive] = bound
             alive += 1
-        if nodes >= max_labels:
+        if extended >= max_labels:
             for number in range(alive):
                 dropped = max(dropped, bounds[number])
             if empty:
@@ -154,4 +156,4 @@ def one_pass(
         while best_node != ROOT:
             best[item[best_node]] = True
             best_node = parent[best_node]
-    return value, dropped + prices.error[0], nodes
+    return value, dropped + prices.error[0], extended

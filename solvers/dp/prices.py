@@ -1,7 +1,7 @@
 """Prices that make the Lagrangian bound tight, without a linear program: subgradient steps, and caps on prefixes.
 
-Steps are Polyak's with a target just above the incumbent, along subgradients deflected so as not to undo the step before.
-Any non-negative prices give a valid bound; the better ones certify the incumbent at once.
+Steps are Polyak's with a target just above the incumbent, along subgradients deflected so as not to undo the step
+before. Any non-negative prices give a valid bound; the better ones certify the incumbent at once.
 
 Where several limits bind, the relaxation rounds each of them up: it accepts the last fraction of a candidate at each.
 Caps take that away: an integer bound on the value of a *prefix* of the candidates, from the prefix's own relaxation,
@@ -69,9 +69,7 @@ def units(problem: Tables) -> FloatArray:
 
 
 @njit(cache=True)
-def tighten(
-    problem: Tables, prices: Prices, end: int, maximum: Maximum, incumbent: int, max_steps: int
-) -> float:
+def tighten(problem: Tables, prices: Prices, end: int, maximum: Maximum, incumbent: int, max_steps: int) -> float:
     """Improve the prices of the first `end` candidates until the incumbent is proved optimal, or progress ends.
 
     Parameters

@@ -1,4 +1,4 @@
-"""The DP kernel equals its plain reference and the enumeration of all subsets; its bound holds under any label budget."""
+"""The DP kernel equals its reference and the enumeration of all subsets; its bound holds under any label budget."""
 
 import numpy as np
 import pytest
