@@ -17,7 +17,7 @@ from slo_opt.formulations.batches_rounds import CLOCK, RELEASE, Round, rounds_of
 
 _PS = 10**12
 _VALUE_SCALE = 10**6
-_MOST_TICKS = 86_400 * 10**6
+_MOST_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ class BatchesModel:
         self.first_tick = min(grid.release(r.arrival_s + r.pause_s) for r in self.rounds if r.first)
         last_s = max(window[-1].last_due_s for window in self.windows.values())
         self.last_tick = max(grid.deadline(last_s) + len(self.rounds), self.first_tick)
-        if self.last_tick - self.first_tick > _MOST_TICKS:
+        if last_s - grid.origin_s > _MOST_S:
             raise InvalidInputError(
                 f"{instance.name}: {(last_s - grid.origin_s) / 3600:.1f} hours from the first arrival to the last "
                 "deadline; the exact model takes a day at most: cut the trace into windows"
