@@ -99,7 +99,7 @@ class FluidHighsSolver:
         """
         versions = require("highspy")
         run = _Run(config)
-        (dual, detail), stopped = run_stoppable(lambda: _bound(instance, run), run.stop)
+        (dual, detail), stopped = run_stoppable(lambda: _bound(instance, run), run.stop, asked=config.stop)
         complete = bool(detail.pop("complete"))
         termination = Termination.OPTIMAL if complete else Termination.TIME_LIMIT
         return ScheduleResult(

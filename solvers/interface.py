@@ -4,6 +4,7 @@ Why it stopped, what came back and what is proved are three answers, as in MathO
 Limits and infeasibility are results, not exceptions.
 """
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -41,6 +42,8 @@ class SolverConfig:
         Whether the solver writes its log to stderr.
     progress : callable or None
         Called now and then with a phrase (what is being done) and the share done in [0, 1], or None if not known.
+    stop : threading.Event or None
+        Set by another thread to ask the solver to return what it has, as Ctrl-C does in the main thread.
     """
 
     time_limit_s: float | None = None
@@ -49,6 +52,7 @@ class SolverConfig:
     threads: int = 1
     log: bool = False
     progress: Callable[[str, float | None], None] | None = None
+    stop: threading.Event | None = None
 
 
 @dataclass(frozen=True, slots=True)

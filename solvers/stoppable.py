@@ -10,7 +10,10 @@ _TICK_S = 0.1
 
 
 def run_stoppable(
-    work: Callable[[], T], stop: Callable[[], None], tick: Callable[[float], None] | None = None
+    work: Callable[[], T],
+    stop: Callable[[], None],
+    tick: Callable[[float], None] | None = None,
+    asked: threading.Event | None = None,
 ) -> tuple[T, bool]:
     """Run `work` in a thread of its own while this one waits for it or for a `KeyboardInterrupt`.
 
@@ -22,6 +25,8 @@ def run_stoppable(
         Asks `work` to return soon; called once, from the waiting thread.
     tick : callable or None
         Called with the seconds gone by, about ten times a second.
+    asked : threading.Event or None
+        Set by another thread, it stops the work as Ctrl-C does.
 
     Returns
     -------
@@ -53,6 +58,9 @@ def run_stoppable(
             done.wait(_TICK_S)
             if tick is not None and not done.is_set():
                 tick(time.perf_counter() - began)
+            if asked is not None and asked.is_set() and not stopped:
+                stopped = True
+                stop()
         except KeyboardInterrupt:
             if stopped:
                 raise

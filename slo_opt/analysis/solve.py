@@ -1,8 +1,10 @@
 """Solve an instance by several methods, and say what was reached, what is proved, and the gap between them."""
 
 import math
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -237,6 +239,44 @@ def promised(schedule: Schedule | None, evaluation: Evaluation | None) -> frozen
     return frozenset(index for index in schedule.admitted if evaluation.counted[index]) | frozenset(attained)
 
 
+def _run_all(
+    solvers: dict[str, ScheduleSolver], instance: Instance, config: SolverConfig
+) -> tuple[dict[str, MethodReport], tuple[Schedule, Evaluation] | None]:
+    """Relaxations in threads of their own, the other methods one after another in this one, where Ctrl-C arrives."""
+    reports: dict[str, MethodReport] = {}
+    best: tuple[Schedule, Evaluation] | None = None
+    stop = threading.Event()
+    started_s = time.perf_counter()
+
+    def relax(name: str) -> None:
+        own = replace(config, progress=_named(config.progress, name), stop=stop)
+        reports[name] = _run(name, solvers[name], instance, own)[0]
+
+    planners = [name for name in solvers if name not in BOUND_METHODS]
+    with ThreadPoolExecutor(max(1, len(solvers) - len(planners))) as pool:
+        relaxations = [pool.submit(relax, name) for name in solvers if name in BOUND_METHODS]
+        for position, name in enumerate(planners):
+            limit_s = config.time_limit_s
+            if limit_s is not None:
+                left_s = max(0.0, limit_s - (time.perf_counter() - started_s))
+                limit_s = left_s / (len(planners) - position)
+            own = replace(config, time_limit_s=limit_s, progress=_named(config.progress, name))
+            report, schedule, evaluation = _run(name, solvers[name], instance, own)
+            reports[name] = report
+            if schedule is not None and evaluation is not None and (best is None or evaluation.value > best[1].value):
+                best = schedule, evaluation
+            if report.status is Termination.INTERRUPTED:
+                stop.set()
+                if best is not None:
+                    break
+        while relaxations:
+            try:
+                relaxations.pop().result()
+            except KeyboardInterrupt:
+                stop.set()
+    return reports, best
+
+
 def solve_instance(
     instance: Instance,
     methods: Sequence[str],
@@ -252,9 +292,9 @@ def solve_instance(
     instance : Instance
         What to solve.
     methods : sequence of str
-        Names known to the registry. Relaxations run first; what they leave of the time goes to the others.
+        Names known to the registry. Relaxations run beside the others, which share the time limit one after another.
     config : SolverConfig
-        `time_limit_s` is for all methods together.
+        `time_limit_s` is for all methods together, in seconds on the wall.
     solver_named : callable
         Gives the solver of a name.
 
@@ -275,24 +315,11 @@ def solve_instance(
                 config.progress(f"{name}: compiling, once a machine", None)
             prepare()
     started_s = time.perf_counter()
-    order = sorted(solvers, key=lambda name: name not in BOUND_METHODS)
-    best: tuple[Schedule, Evaluation] | None = None
-    reports: dict[str, MethodReport] = {}
+    reports, best = _run_all(solvers, instance, config)
     bound, bound_by = servable_value(instance), SERVABLE
-    for position, name in enumerate(order):
-        limit_s = config.time_limit_s
-        if limit_s is not None:
-            left_s = max(0.0, limit_s - (time.perf_counter() - started_s))
-            limit_s = left_s / (len(order) - position)
-        own = replace(config, time_limit_s=limit_s, progress=_named(config.progress, name))
-        report, schedule, evaluation = _run(name, solvers[name], instance, own)
-        reports[name] = report
-        if schedule is not None and evaluation is not None and (best is None or evaluation.value > best[1].value):
-            best = schedule, evaluation
+    for name, report in reports.items():
         if report.bound is not None and sharpened(report.bound, instance) < bound:
             bound, bound_by = sharpened(report.bound, instance), name
-        if report.status is Termination.INTERRUPTED and best is not None:
-            break
     value = 0.0 if best is None else best[1].value
     if value > bound + _RELATIVE_TOLERANCE * max(1.0, bound):
         raise UnsoundBoundError(

@@ -1,6 +1,7 @@
 """Combining methods: best schedule, least bound, and roundings that never cut off an optimum."""
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -129,18 +130,35 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def test_time_is_shared_and_relaxations_go_first(clock: Clock):
+def test_relaxations_run_beside_the_planners_which_share_the_time(clock: Clock):
     class Slow(Serving):
         def solve(self, instance: Instance, config: SolverConfig) -> ScheduleResult:
             clock.now_s += 3.0
             return super().solve(instance, config)
 
-    planning, bounding = Slow(0), Slow(dual=2.0)
-    run(instance_of(1, 1), SolverConfig(time_limit_s=10.0), search=planning, highs=bounding)
+    first, second, bounding = Slow(0), Slow(0), Serving(dual=2.0)
+    run(instance_of(1, 1), SolverConfig(time_limit_s=10.0), search=first, dp=second, highs=bounding)
     assert bounding.config is not None
-    assert planning.config is not None
-    assert bounding.config.time_limit_s == 5.0
-    assert planning.config.time_limit_s == 7.0
+    assert first.config is not None
+    assert second.config is not None
+    assert bounding.config.time_limit_s == 10.0
+    assert first.config.time_limit_s == 5.0
+    assert second.config.time_limit_s == 7.0
+
+
+def test_a_planner_that_is_interrupted_stops_the_relaxations():
+    class Interrupted(Serving):
+        def solve(self, instance: Instance, config: SolverConfig) -> ScheduleResult:
+            return replace(super().solve(instance, config), termination=Termination.INTERRUPTED)
+
+    class Waiting(Serving):
+        def solve(self, instance: Instance, config: SolverConfig) -> ScheduleResult:
+            assert config.stop is not None
+            assert config.stop.wait(60)
+            return super().solve(instance, config)
+
+    report = run(instance_of(1, 1), SolverConfig(), search=Interrupted(0), highs=Waiting(dual=2.0))
+    assert (report.attained, report.bound) == (1, 2.0)
 
 
 def test_compilation_is_no_part_of_the_time_limit(clock: Clock):
