@@ -62,11 +62,10 @@ class _Builder:
         self.model = SparseModel()
         self.accept: dict[int, int] = {}
         self.demands: list[BatchDemand] = []
-        self.token_s = np.array([piece.per_token_s for piece in self.engine.pieces])
-        # Starts may overlap the batch before by the evaluator's tolerance.
-        self.base_s = np.array(
-            [max(0.0, piece.base_s + self.engine.host_s - TIME_TOLERANCE_S) for piece in self.engine.pieces]
-        )
+        # Starts may overlap the batch before by the evaluator's tolerance; every batch has at least one token.
+        base_s = np.array([piece.base_s + self.engine.host_s - TIME_TOLERANCE_S for piece in self.engine.pieces])
+        token_s = np.array([piece.per_token_s for piece in self.engine.pieces])
+        self.base_s, self.token_s = np.maximum(base_s, 0.0), np.maximum(token_s + np.minimum(base_s, 0.0), 1e-15)
         # A token that comes out of a re-prefill after preemption costs per_token_s for each context token instead.
         self.context_s = min(self.engine.decode_context_s, float(self.token_s.min()))
         self._resources()
@@ -134,10 +133,14 @@ class _Builder:
         model.add(row, x, -1.0)
         dearest = int(np.argmax(self.token_s))
         for piece, (rows, token_s) in enumerate(zip(self.compute, self.token_s, strict=True)):
-            # `share` measures work on the dearest piece; tokens run ahead of pairs, so the others charge tokens alone.
+            # `share` measures work on the dearest piece; of the others it covers the tokens alone (README).
             pairs_s = engine.prefill_pair_s * work.pairs if piece == dearest else 0.0
             model.add(rows[slots], share, token_s * work.tokens + pairs_s + engine.request_s)
-        model.add(self.token_limit[slots], share, float(work.tokens))
+        # A late chunk is a larger share of the work than of the tokens: its tokens attend to more.
+        last_pair_s = engine.prefill_pair_s * (work.cached_tokens + work.tokens)
+        mean_pair_s = engine.prefill_pair_s * work.pairs / work.tokens
+        dearest_s = float(self.token_s[dearest])
+        model.add(self.token_limit[slots], share, work.tokens * (dearest_s + mean_pair_s) / (dearest_s + last_pair_s))
         model.add(self.kv[self.grid.coarse_of_fine[slots]], share, work.tokens / engine.block_size_tokens)
         self._demand(work.request, first, last, float(-(-work.tokens // engine.max_num_batched_tokens)))
         return first, share
@@ -175,13 +178,11 @@ class _Builder:
         model.add(one_a_batch, self.g_coarse[slots], -1.0)
         self.demands += [
             BatchDemand(int(row), work.request, int(a), int(b))
-            for row, a, b in zip(
-                one_a_batch, grid.coarse_start[slots], grid.coarse_start[slots + 1], strict=True
-            )
+            for row, a, b in zip(one_a_batch, grid.coarse_start[slots], grid.coarse_start[slots + 1], strict=True)
         ]
-        no_more_than_all = model.rows(count - 1, upper=0.0)
-        model.add(no_more_than_all, x, due[:-1] - work.steps)
-        model.add(no_more_than_all, lead, 1.0)
+        no_more_than_possible = model.rows(count - 1, upper=0.0)
+        model.add(no_more_than_possible, x, (due - possible)[:-1])
+        model.add(no_more_than_possible, lead, 1.0)
         if prefill is not None:
             self._after_prefill(work, prefill, first, due, lead)
 
@@ -222,7 +223,7 @@ class _Builder:
     def pooled_leads(self, decodes: list[DecodeWork]) -> None:
         """Leads over all decodes together: tokens, context seconds and KV blocks ahead of what is due."""
         tokens = float(sum(work.steps for work in decodes))
-        context = float(sum(work.context_of(np.float64(work.steps)) for work in decodes))
+        context = float(sum(float(work.context_of(np.array(float(work.steps)))) for work in decodes))
         uppers = (
             tokens,
             1e3 * (self.context_s * context + self.engine.request_s * tokens),

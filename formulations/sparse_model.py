@@ -95,7 +95,7 @@ class ModelArrays:
     def transposed_times(self, multipliers: FloatArray) -> FloatArray:
         """``A.T @ multipliers``."""
         weights = self.value * multipliers[self.row]
-        return np.bincount(self.column, weights=weights, minlength=len(self.cost))
+        return np.asarray(np.bincount(self.column, weights=weights, minlength=len(self.cost)), dtype=np.float64)
 
     def safe_bound(self, multipliers: FloatArray) -> float:
         """Upper bound on the maximum that holds for any row multipliers, however inexact.
@@ -110,8 +110,12 @@ class ModelArrays:
         reduced = self.cost - self.transposed_times(y)
         best = np.where(reduced > 0, reduced * self.upper, reduced * self.lower)
         total = float(np.sum(y * right_side) + np.sum(best))
+        # Rounding of the sums themselves, and of the reduced costs, which cancel.
         magnitude = float(np.sum(np.abs(y * right_side)) + np.sum(np.abs(best)))
-        return total + 1e-12 * magnitude  # rounding of the sums themselves
+        terms = np.bincount(self.column, weights=np.abs(self.value * y[self.row]), minlength=len(self.cost))
+        width = np.maximum(np.abs(self.lower), np.abs(self.upper))
+        rounding = float(np.sum(np.diff(self.start) * (terms + np.abs(self.cost)) * width))
+        return total + 1e-12 * magnitude + np.finfo(float).eps * rounding
 
     def to_highs(self, integer_columns: IntArray | None = None) -> Any:
         """A `highspy.Highs` that holds the model, silent."""

@@ -11,6 +11,7 @@ See formulations/README.md, level 3.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -64,7 +65,7 @@ def cut_blocks(
     price = np.concatenate([[0.0], np.cumsum(slot_price)])
     cut_cost = [0.0]
     reach = 0
-    for before, here in zip(order, order[1:], strict=False):
+    for before, here in pairwise(order):
         reach = max(reach, spans[before][1])
         cut_cost.append(max(0.0, float(price[reach] - price[min(spans[here][0], reach)])))
     cut_cost.append(0.0)
@@ -110,9 +111,16 @@ class Decomposition:
     ) -> None:
         self.instance, self.grid, self.model, self.blocks = instance, grid, model, blocks
         self.multipliers = multipliers
-        cover = np.zeros(grid.num_fine, dtype=np.int64)
-        for block in blocks:
-            cover[self._fine(block)] += 1
+        # Additive over requests: joining two blocks changes nothing for the others, so their bounds stay valid.
+        self._demand = np.zeros((len(blocks), grid.num_fine))
+        owner = {i: b for b, block in enumerate(blocks) for i in block.requests}
+        for demand in model.demands:
+            weights = self._demand[owner[demand.request]]
+            weights[demand.first : demand.last] += abs(multipliers[demand.row])
+            first, last = grid.coarse_of_fine[[demand.first, demand.last - 1]]
+            weights[grid.coarse_start[first] : grid.coarse_start[last + 1]] += 1e-9  # present, even if it asks nothing
+        cover = np.count_nonzero(self._demand, axis=0)
+        self._demand /= np.maximum(self._demand.sum(axis=0), 1e-300)
         self._price: list[FloatArray] = []  # by family of shared rows
         self.constant = 0.0
         for rows, first, last in model.shared:
@@ -120,13 +128,6 @@ class Decomposition:
             price = np.where(crowded, np.clip(multipliers[rows], 0.0, None), 0.0)
             self._price.append(price)
             self.constant += float(price @ model.arrays.row_upper[rows])
-        self._demand = np.zeros((len(blocks), grid.num_fine))
-        owner = {i: b for b, block in enumerate(blocks) for i in block.requests}
-        for demand in model.demands:
-            self._demand[owner[demand.request], demand.first : demand.last] += abs(multipliers[demand.row])
-        for b, block in enumerate(blocks):
-            self._demand[b, self._fine(block)] += 1e-9  # where nobody asks, all that are present share
-        self._demand /= np.maximum(self._demand.sum(axis=0), 1e-300)
 
     def _fine(self, block: Block) -> slice:
         starts = self.grid.coarse_start
@@ -139,9 +140,7 @@ class Decomposition:
         local = build_fluid(part, self.grid.slice(block.first, block.last))
         fine = self._fine(block)
         price = np.zeros(len(local.arrays.row_lower))
-        for (rows, _, _), (global_rows, _, _), values in zip(
-            local.shared, self.model.shared, self._price, strict=True
-        ):
+        for (rows, _, _), (global_rows, _, _), values in zip(local.shared, self.model.shared, self._price, strict=True):
             offset = block.first if len(global_rows) == self.grid.num_coarse else fine.start
             price[rows] = values[offset : offset + len(rows)]
         charge = local.arrays.transposed_times(price)

@@ -61,7 +61,7 @@ class DecodeWork:
     context_tokens : int
         KV context of the first step; step ``k`` has ``k - 1`` more.
     least_step_s : float
-        Least time of one step.
+        Least time from one token to the next, less the overlap of batches that `evaluate` forgives.
     """
 
     request: int
@@ -79,23 +79,26 @@ class DecodeWork:
         """Steps that must be complete at each time if the request is attained."""
         if not self.each_token:
             return np.where(times_s >= self.last_due_s, float(self.steps), 0.0)
-        due = np.floor((times_s - self.base_s) / self.tpot_s + 1e-9)
+        due = np.floor((times_s - self.base_s) / self.tpot_s)
         return np.where(times_s >= self.last_due_s, self.steps, np.clip(due, 0, self.steps)).astype(np.float64)
 
     def steps_possible(self, times_s: FloatArray) -> FloatArray:
-        """Most steps that any schedule can have completed at each time; at least those due."""
-        possible = np.clip(np.floor((times_s - self.release_s) / self.least_step_s + 1e-9), 0, self.steps)
+        """Most steps, the part done of the one at work included, that any schedule can have done at each time."""
+        possible = np.clip((times_s - self.release_s) / self.least_step_s, 0, self.steps)
         return np.maximum(possible, self.steps_due(times_s))
 
     def context_of(self, steps: FloatArray) -> FloatArray:
-        """Context tokens attended to over the first `steps` steps together."""
-        return self.context_tokens * steps + steps * (steps - 1) / 2
+        """Context tokens attended to over the first `steps` steps together, the part of a step counted in part."""
+        whole = np.floor(steps)
+        total = self.context_tokens * steps + whole * (whole - 1) / 2 + (steps - whole) * whole
+        return np.asarray(total, dtype=np.float64)
 
 
 def attainable_work(instance: Instance) -> tuple[list[PrefillWork], list[DecodeWork]]:
     """Work of every request that counts and that is not ruled out on its own, in order of arrival.
 
-    Windows are wider by what `evaluate` forgives, so that a schedule that it accepts never beats a bound.
+    Windows are wider by what `evaluate` forgives, so that a schedule that it accepts never beats a bound: lateness, and
+    for each batch before the release an overlap with the batch before it.
     """
     engine = instance.engine
     prefills: list[PrefillWork] = []
@@ -103,23 +106,28 @@ def attainable_work(instance: Instance) -> tuple[list[PrefillWork], list[DecodeW
     for i, request in enumerate(instance.requests):
         if instance.value_of(request) <= 0 or instance.unservable_reason(request) is not None:
             continue
-        context = 0
+        context = batches = 0
         for k, (stage, window) in enumerate(zip(request.stages, stage_windows(instance, request), strict=True)):
             prefill: int | None = None
             slack_s = 2 * (k + 1) * TIME_TOLERANCE_S
             release_s, first_due_s = window.release_s - slack_s, window.first_due_s + slack_s
+            release_s -= batches * TIME_TOLERANCE_S
             base_s, steps = first_due_s - window.tpot_s, stage.output_tokens
             if stage.prompt_tokens:
                 pairs = prefill_pairs(stage.prompt_tokens, stage.cached_tokens)
-                prefills.append(
-                    PrefillWork(i, release_s, first_due_s, stage.prompt_tokens, pairs, stage.cached_tokens)
-                )
+                prefills.append(PrefillWork(i, release_s, first_due_s, stage.prompt_tokens, pairs, stage.cached_tokens))
                 prefill = len(prefills) - 1
                 context = stage.cached_tokens + stage.prompt_tokens
-                release_s += engine.least_prefill_s(stage.prompt_tokens, stage.cached_tokens)
+                chunks = -(-stage.prompt_tokens // engine.max_num_batched_tokens)
+                least_s = engine.least_prefill_s(stage.prompt_tokens, stage.cached_tokens) - chunks * TIME_TOLERANCE_S
+                release_s += max(0.0, least_s)
+                batches += chunks
                 base_s = first_due_s
                 steps -= 1
             first_context = context if stage.prompt_tokens else context - 1
+            step_batches = -(-(first_context + 1) // engine.max_num_batched_tokens)  # of a step that re-prefills
+            least_step_s = engine.least_step_s(first_context) - step_batches * TIME_TOLERANCE_S
+            batches += steps * step_batches
             if steps:
                 decodes.append(
                     DecodeWork(
@@ -132,7 +140,7 @@ def attainable_work(instance: Instance) -> tuple[list[PrefillWork], list[DecodeW
                         each_token=window.each_token,
                         steps=steps,
                         context_tokens=first_context,
-                        least_step_s=engine.least_step_s(first_context),
+                        least_step_s=max(1e-12, least_step_s),
                     )
                 )
             context += stage.output_tokens
