@@ -94,7 +94,7 @@ def test_any_snapshot(
 def test_reference_equals_kernel_on_larger_problems(weighted: bool) -> None:
     for seed in range(30):
         rng = np.random.default_rng(seed)
-        problem = random_admission_problem(rng, 22, 10, 3, memory_pressure=seed % 2 == 0, weighted=weighted)
+        problem = random_admission_problem(rng, 18, 10, 3, memory_pressure=seed % 2 == 0, weighted=weighted)
         _, expected, bound, _ = reference.solve_arrays(*arrays(problem), ENOUGH)
         assert expected == bound
         accepted, value, bound, _ = plan(problem, ENOUGH)
