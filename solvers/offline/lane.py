@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 
 from slo_opt.domain.instance import Instance
 from slo_opt.solvers.offline.encode import encode, request_cost_s
-from slo_opt.solvers.offline.harvest import harvest
-from slo_opt.solvers.offline.moves import improve, insert_all
-from slo_opt.solvers.offline.play import new_batch, play, transcribe
+from slo_opt.solvers.offline.harvest import crossed
+from slo_opt.solvers.offline.moves import MOST, improve, settle_losses
+from slo_opt.solvers.offline.play import EVER, Log, new_batch, new_log, play
 from slo_opt.solvers.offline.rng import new_rng
-from slo_opt.solvers.offline.state import new_checkpoints, new_plan, new_state
+from slo_opt.solvers.offline.state import Plan, new_checkpoints, new_plan, new_state
 
 SHARING = 5.0  # requests that share a batch's overhead, for the ranking by cost
 NEIGHBOURS = 30
@@ -40,7 +40,8 @@ class Lane:
         self.checkpoints = new_checkpoints(self.problem)
         self.plan = new_plan(count, self.checkpoints)
         self.best = new_plan(count, self.checkpoints)
-        self._scratch = new_plan(count, self.checkpoints)
+        self._no_log = new_log()
+        self._dropped = np.zeros(MOST, dtype=np.int64)
         self.state, self.batch = new_state(count), new_batch(count)
         self.cost = request_cost_s(self.problem, SHARING)
         self.value = self.best_value = 0.0
@@ -60,8 +61,7 @@ class Lane:
     def _rewind(self) -> None:
         """Decline whom the plan makes late, until nobody is; then keep checkpoints of it."""
         while True:
-            play(self.problem, self.plan, self.state, self.batch, self.checkpoints, 0, True, np.inf, np.inf)
-            lost = int(self.batch.sizes[1])
+            lost = self._play(self.plan, self._no_log, record=True)
             if lost == 0:
                 break
             self.plan.accept[self.batch.lost[:lost]] = False
@@ -88,13 +88,52 @@ class Lane:
         self._keep_if_best()
 
     def insert(self, order: NDArray[np.int64]) -> Iterator[float]:
-        """Insert requests in this order where they fit; yields the share done."""
-        for at in range(0, len(order), _CHUNK):
-            chunk = order[at : at + _CHUNK]
-            insert_all(self.problem, self.plan, self.state, self.batch, self.checkpoints, self.cost, chunk, NEIGHBOURS)
-            self.value = float(self.problem.value[self.plan.accept].sum())
-            self._keep_if_best()
-            yield min(1.0, (at + _CHUNK) / len(order))
+        """Insert requests in this order, each where it fits or for a costlier neighbour; yields the share done."""
+        for k, j in enumerate(order.tolist()):
+            if not self.plan.accept[j] and self.problem.value[j] > 0 and not self._change([j], [], 0.0):
+                i = self._costliest_before(j)
+                if i >= 0:
+                    self._change([j], [i], float(self.problem.value[j] - self.problem.value[i]))
+            if k % _CHUNK == 0:
+                self.value = float(self.problem.value[self.plan.accept].sum())
+                self._keep_if_best()
+                yield k / len(order)
+        self.value = float(self.problem.value[self.plan.accept].sum())
+        self._keep_if_best()
+
+    def _costliest_before(self, j: int) -> int:
+        """Of those accepted that arrived last, the costliest that costs more than `j` and is not worth more; or -1."""
+        before = np.flatnonzero(self.plan.accept[:j])[-NEIGHBOURS:]
+        value, rate = self.problem.value, self.cost / np.maximum(self.problem.value, 1e-300)
+        worse = before[(rate[before] > rate[j]) & (value[before] <= value[j])]
+        return int(worse[np.argmax(self.cost[worse])]) if len(worse) else -1
+
+    def _change(self, enter: list[int], leave: list[int], max_loss: float) -> bool:
+        """Accept some and decline others if that makes no more than `max_loss` late."""
+        self.plan.accept[enter], self.plan.accept[leave] = True, False
+        arrival_s = self.problem.arrival_s[enter + leave]
+        loss, _ = settle_losses(
+            self.problem,
+            self.plan,
+            self.state,
+            self.batch,
+            self.checkpoints,
+            self._no_log,
+            float(arrival_s.min()),
+            float(arrival_s.max()),
+            max_loss,
+            self._dropped,
+        )
+        if loss <= max_loss:
+            return True
+        self.plan.accept[enter], self.plan.accept[leave] = False, True
+        return False
+
+    def _play(self, plan: Plan, log: Log, record: bool = False) -> int:
+        """Play from the beginning; the number of requests lost."""
+        fixed = (self.problem, plan, self.state, self.batch, self.checkpoints, log)
+        play(*fixed, 0, record, np.inf, np.inf, np.inf, EVER)
+        return int(self.batch.sizes[1])
 
     def improve(self, moves: int, heat: float) -> None:
         """Search on from the current plan; see `slo_opt.solvers.offline.moves.improve`."""
@@ -104,6 +143,7 @@ class Lane:
             self.state,
             self.batch,
             self.checkpoints,
+            self._no_log,
             self.cost,
             self.rng,
             moves,
@@ -117,20 +157,29 @@ class Lane:
 
     def harvest(self) -> None:
         """Let the best plan take over the busy periods in which the current one is better."""
-        self.best_value = harvest(
-            self.problem, self.best, self.plan, self.state, self.batch, self.checkpoints, self._scratch
-        )
+        log = new_log(requests=len(self.members))
+        self._play(self.best, log)
+        self._play(self.plan, log)
+        plan = crossed(self.problem, self.checkpoints, self.best, self.plan, log.empty)
+        if plan is None or self._play(plan, self._no_log) > 0:
+            return
+        for kept, better in zip(self.best, plan, strict=True):
+            kept[:] = better
+        self.best_value = float(self.problem.value[self.best.accept].sum())
 
     def transcript(self) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Batches of the best plan: starts, offsets, requests (of the instance) and tokens."""
         batches, entries = 1 << 12, 1 << 16
         while True:
-            start_s, offset = np.zeros(batches), np.zeros(batches + 1, dtype=np.int64)
-            request, tokens = np.zeros(entries, dtype=np.int64), np.zeros(entries, dtype=np.int64)
-            count = transcribe(
-                self.problem, self.best, self.state, self.batch, self.checkpoints, start_s, offset, request, tokens
-            )
+            log = new_log(batches, entries)
+            self._play(self.best, log)
+            count = int(log.sizes[0])
             if count >= 0:
-                used = offset[count]
-                return start_s[:count], offset[: count + 1], self.members[request[:used]], tokens[:used]
+                used = log.offset[count]
+                return (
+                    log.start_s[:count],
+                    log.offset[: count + 1],
+                    self.members[log.request[:used]],
+                    log.tokens[:used],
+                )
             batches, entries = 2 * batches, 2 * entries

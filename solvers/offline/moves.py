@@ -5,12 +5,12 @@ from numba import njit
 from numpy.typing import NDArray
 
 from slo_opt.solvers.offline.encode import Problem
-from slo_opt.solvers.offline.play import Batch, play
+from slo_opt.solvers.offline.play import EVER, Batch, Log, play
 from slo_opt.solvers.offline.rng import below, uniform
 from slo_opt.solvers.offline.state import SETTINGS, Checkpoints, Plan, State, cell_of, latest_before
 
 LOOK_AHEAD_S = 1.0  # the longest batch: no state earlier than this before a change feels it
-_MOST = 64  # requests that one move may change, those that it makes late included
+MOST = 64  # requests that one move may change, those that it makes late included
 _NUM_SETTINGS = len(SETTINGS)
 
 
@@ -21,6 +21,7 @@ def settle_losses(
     s: State,
     b: Batch,
     checkpoints: Checkpoints,
+    log: Log,
     first_s: float,
     rejoin_s: float,
     max_loss: float,
@@ -34,65 +35,26 @@ def settle_losses(
         Value of the declined, whose names are in ``dropped[:count]``. With a loss above `max_loss` the plan has them
         back, the checkpoints are untouched, and it is for the caller to undo its change.
     """
-    start = latest_before(checkpoints, first_s - LOOK_AHEAD_S)
-    loss, count = 0.0, 0
+    loss, count, record = 0.0, 0, False
     while True:
-        more, _ = play(p, plan, s, b, checkpoints, start, False, rejoin_s, max_loss - loss)
+        start = latest_before(checkpoints, first_s - LOOK_AHEAD_S)
+        spare = np.inf if record else max_loss - loss
+        more, _ = play(p, plan, s, b, checkpoints, log, start, record, rejoin_s, spare, np.inf, EVER)
+        if record:
+            return loss, count
         loss += more
         late = b.sizes[1]
         if loss > max_loss or count + late > len(dropped):
             for k in range(count):
                 plan.accept[dropped[k]] = True
             return np.inf, 0
-        if late == 0:
-            break
+        record = late == 0
         for k in range(late):
             dropped[count] = b.lost[k]
             count += 1
             plan.accept[b.lost[k]] = False
             rejoin_s = max(rejoin_s, p.arrival_s[b.lost[k]])
             first_s = min(first_s, p.arrival_s[b.lost[k]])
-        start = latest_before(checkpoints, first_s - LOOK_AHEAD_S)
-    play(p, plan, s, b, checkpoints, start, True, rejoin_s, np.inf)
-    return loss, count
-
-
-@njit(cache=True)
-def insert_all(
-    p: Problem,
-    plan: Plan,
-    s: State,
-    b: Batch,
-    checkpoints: Checkpoints,
-    cost: NDArray[np.float64],
-    order: NDArray[np.int64],
-    neighbours: int,
-) -> None:
-    """Try to insert each request of `order`; failing that, in place of a costlier one among those that arrived last."""
-    dropped = np.empty(_MOST, np.int64)
-    for j in order:
-        if plan.accept[j] or p.value[j] <= 0:
-            continue
-        plan.accept[j] = True
-        moment_s = p.arrival_s[j]
-        if settle_losses(p, plan, s, b, checkpoints, moment_s, moment_s, 0.0, dropped)[0] <= 0:
-            continue
-        costliest, i, seen = -1, j - 1, 0
-        while i >= 0 and seen < neighbours:
-            if plan.accept[i]:
-                seen += 1
-                worse = cost[i] / p.value[i] > cost[j] / p.value[j] and p.value[i] <= p.value[j]
-                if worse and (costliest < 0 or cost[i] > cost[costliest]):
-                    costliest = i
-            i -= 1
-        if costliest >= 0:
-            plan.accept[costliest] = False
-            spare = p.value[j] - p.value[costliest]
-            first_s = min(moment_s, p.arrival_s[costliest])
-            if settle_losses(p, plan, s, b, checkpoints, first_s, moment_s, spare, dropped)[0] <= spare:
-                continue
-            plan.accept[costliest] = True
-        plan.accept[j] = False
 
 
 @njit(cache=True)
@@ -112,6 +74,7 @@ def improve(
     s: State,
     b: Batch,
     checkpoints: Checkpoints,
+    log: Log,
     cost: NDArray[np.float64],
     rng: NDArray[np.uint64],
     moves: int,
@@ -128,7 +91,7 @@ def improve(
     in a cell nearby, or the place of a request in the order of prefills.
     """
     count = len(plan.accept)
-    dropped = np.empty(_MOST, np.int64)
+    dropped = np.empty(MOST, np.int64)
     flipped = np.empty(8, np.int64)
     mean_cost = cost.mean()
     for _ in range(moves):
@@ -187,7 +150,7 @@ def improve(
         spare = gain - heat * np.log(1.0 - uniform(rng)) - cost_weight * added_cost / mean_cost
         loss = np.inf
         if spare >= 0:
-            loss, _ = settle_losses(p, plan, s, b, checkpoints, first_s, rejoin_s, spare, dropped)
+            loss, _ = settle_losses(p, plan, s, b, checkpoints, log, first_s, rejoin_s, spare, dropped)
         if loss < np.inf:
             value += gain - loss
             if value > best_value:

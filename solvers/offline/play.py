@@ -40,6 +40,7 @@ from slo_opt.solvers.offline.state import (
     save,
 )
 
+EVER = 1 << 62  # arrivals that never come
 LATE_S = 5e-8  # lateness forgiven, half of what the evaluator forgives
 _SETTINGS = SETTINGS
 
@@ -474,6 +475,73 @@ def _emit(p: Problem, s: State, b: Batch, q: int) -> bool:
     return True
 
 
+class Log(NamedTuple):
+    """What `play` writes down besides; arrays of length 0 are not written.
+
+    Parameters
+    ----------
+    start_s, offset, request, tokens : float and int arrays
+        Batches as in `Schedule`, ``offset`` one longer than ``start_s``.
+    empty : (N,) bool array
+        Cleared for each arrival that does not find the replica empty since a cell of time before its own.
+    sizes : (1,) int array
+        Batches written; -1 when the arrays are too short.
+    """
+
+    start_s: NDArray[np.float64]
+    offset: NDArray[np.int64]
+    request: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+    empty: NDArray[np.bool_]
+    sizes: NDArray[np.int64]
+
+
+def new_log(batches: int = 0, entries: int = 0, requests: int = 0) -> Log:
+    """Room for so many batches with so many entries, and for the arrivals that find the replica empty."""
+    return Log(
+        np.zeros(batches),
+        np.zeros(batches + 1, dtype=np.int64),
+        np.zeros(entries, dtype=np.int64),
+        np.zeros(entries, dtype=np.int64),
+        np.ones(requests, dtype=np.bool_),
+        np.zeros(1, dtype=np.int64),
+    )
+
+
+@njit(cache=True)
+def _write_batch(log: Log, b: Batch, began_s: float) -> None:
+    batches, entries = log.sizes[0], b.sizes[0]
+    at = log.offset[batches]
+    if batches == len(log.start_s) or at + entries > len(log.request):
+        log.sizes[0] = -1
+        return
+    log.start_s[batches] = began_s
+    log.request[at : at + entries] = b.request[:entries]
+    log.tokens[at : at + entries] = b.tokens[:entries]
+    log.offset[batches + 1] = at + entries
+    log.sizes[0] = batches + 1
+
+
+@njit(cache=True)
+def _note_empty(p: Problem, plan: Plan, s: State, checkpoints: Checkpoints, empty: NDArray[np.bool_], seen: int) -> int:
+    """After a batch, judge the arrivals from `seen` on that it settles; the next one to judge."""
+    count = len(empty)
+    while seen < count and p.arrival_s[seen] <= s.now_s[0]:
+        empty[seen] = False
+        seen += 1
+    in_flight = s.sizes[DECODING] + s.sizes[QUEUED] + s.sizes[PAUSED]
+    for i in range(s.sizes[NEXT], seen):
+        in_flight += plan.accept[i]
+    if in_flight == 0:
+        cell = cell_of(checkpoints, s.now_s[0])
+        while seen < count:
+            empty[seen] &= cell_of(checkpoints, p.arrival_s[seen]) > cell
+            seen += 1
+            if plan.accept[seen - 1]:
+                break
+    return seen
+
+
 @njit(cache=True)
 def play(
     p: Problem,
@@ -481,39 +549,51 @@ def play(
     s: State,
     b: Batch,
     checkpoints: Checkpoints,
+    log: Log,
     start: int,
     record: bool,
     rejoin_s: float,
     max_loss: float,
+    until_s: float,
+    arrivals: int,
 ) -> tuple[float, float]:
-    """Play on from the checkpoint of cell `start` (0: from the beginning) until nothing is left or nothing differs.
+    """Play on until nothing is left or nothing differs. One function for all uses, since each costs compile time.
 
     Parameters
     ----------
+    log : Log
+        What to write down besides.
+    start : int
+        Cell to take the state from; 0: from the beginning; -1: from the state as it is.
     record : bool
         Keep the states on the way as checkpoints.
     rejoin_s : float
         The plan is that of the checkpoints after this moment: stop where the state is a kept one.
     max_loss : float
         Stop when the value of lost requests exceeds it.
+    until_s, arrivals : float, int
+        Stop at this moment, or when more requests than that have arrived.
 
     Returns
     -------
     loss, end_s : float
         Value of the requests lost; time of the stop, infinite at the end of the instance. ``b.lost`` has the names.
     """
-    b.sizes[1] = 0
+    if start >= 0:
+        b.sizes[1] = 0
     if start > 0:
         restore(checkpoints, s, start)
-    else:
+    elif start == 0:
         s.sizes[:] = 0
         s.now_s[0] = 0.0
     cell = start if start > 0 else -1
-    loss, counted = 0.0, 0
+    loss, counted, seen = 0.0, b.sizes[1], 0
     while settle(p, plan, s, b):
         while counted < b.sizes[1]:
             loss += p.value[b.lost[counted]]
             counted += 1
+        if loss > max_loss or s.now_s[0] >= until_s or s.sizes[NEXT] > arrivals:
+            return loss, s.now_s[0]
         now = cell_of(checkpoints, s.now_s[0])
         if now > cell:
             if s.now_s[0] > rejoin_s and same(checkpoints, s, now):
@@ -523,57 +603,14 @@ def play(
             if record:
                 save(checkpoints, s, cell, now)
             cell = now
-        step(p, plan, _SETTINGS[plan.setting[now]], s, b)
-        if loss > max_loss:
-            return loss, s.now_s[0]
+        began_s = step(p, plan, _SETTINGS[plan.setting[now]], s, b)
+        if len(log.start_s) > 0 and log.sizes[0] >= 0 and not np.isnan(began_s):
+            _write_batch(log, b, began_s)
+        if len(log.empty) > 0:
+            seen = _note_empty(p, plan, s, checkpoints, log.empty, seen)
     while counted < b.sizes[1]:
         loss += p.value[b.lost[counted]]
         counted += 1
     if record:
         forget_after(checkpoints, max(cell, 0))
     return loss, np.inf
-
-
-@njit(cache=True)
-def play_until(
-    p: Problem, plan: Plan, s: State, b: Batch, checkpoints: Checkpoints, until_s: float, arrivals: int
-) -> bool:
-    """Play on until `until_s`, or until more than `arrivals` requests have arrived; False if nothing is left before."""
-    while settle(p, plan, s, b):
-        if s.now_s[0] >= until_s or s.sizes[NEXT] > arrivals:
-            return True
-        step(p, plan, _SETTINGS[plan.setting[cell_of(checkpoints, s.now_s[0])]], s, b)
-    return False
-
-
-@njit(cache=True)
-def transcribe(
-    p: Problem,
-    plan: Plan,
-    s: State,
-    b: Batch,
-    checkpoints: Checkpoints,
-    start_s: NDArray[np.float64],
-    offset: NDArray[np.int64],
-    request: NDArray[np.int64],
-    tokens: NDArray[np.int64],
-) -> int:
-    """Play from the beginning and write every batch down; the number of batches, or -1 if the arrays are too short."""
-    b.sizes[1] = 0
-    s.sizes[:] = 0
-    s.now_s[0] = 0.0
-    batches, at = 0, 0
-    while settle(p, plan, s, b):
-        began_s = step(p, plan, _SETTINGS[plan.setting[cell_of(checkpoints, s.now_s[0])]], s, b)
-        if np.isnan(began_s):
-            continue
-        entries = b.sizes[0]
-        if batches == len(start_s) or at + entries > len(request):
-            return -1
-        start_s[batches] = began_s
-        request[at : at + entries] = b.request[:entries]
-        tokens[at : at + entries] = b.tokens[:entries]
-        at += entries
-        batches += 1
-        offset[batches] = at
-    return batches

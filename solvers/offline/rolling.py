@@ -1,7 +1,8 @@
 """The DP for admission plans, rolled over the arrivals of a trace with known lengths, and turned into batches."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from slo_opt.domain.snapshot import Candidate, Decoding, Snapshot
 from slo_opt.solvers.interface import ScheduleResult, SolverConfig, Termination
 from slo_opt.solvers.offline.assemble import assign, checked_result, replay_reserve
 from slo_opt.solvers.offline.lane import Lane
-from slo_opt.solvers.offline.play import batch_time_s, play_until
+from slo_opt.solvers.offline.play import batch_time_s, new_log, play
 from slo_opt.solvers.offline.state import COMPUTED, DECODING, DUE, EMITTED, KNOWN, NEXT, QUEUED, STAGE
 from slo_opt.solvers.offline.warm import tiny_instance
 
@@ -29,6 +30,7 @@ class _Roll:
         self.declined: list[int] = []
         self.given_up: list[int] = []
         self.plans = 0
+        self._no_log = new_log()
         lane.plan.accept[:] = lane.problem.value > 0
         lane.state.sizes[:] = 0
         lane.state.now_s[0] = 0.0
@@ -39,7 +41,9 @@ class _Roll:
         lane = self.lane
         now_s, arrivals = float(lane.state.now_s[0]), int(lane.state.sizes[NEXT])
         until_s = now_s + REPLAN_S if self.declined else np.inf
-        return bool(play_until(lane.problem, lane.plan, lane.state, lane.batch, lane.checkpoints, until_s, arrivals))
+        fixed = (lane.problem, lane.plan, lane.state, lane.batch, lane.checkpoints, self._no_log)
+        _, end_s = play(*fixed, -1, False, np.inf, np.inf, until_s, arrivals)
+        return bool(end_s < np.inf)
 
     def _hopeless(self, q: int) -> bool:
         p, counts = self.lane.problem, self.lane.state.counts[q]
@@ -99,7 +103,7 @@ class _Roll:
         return accept
 
 
-def roll(instance: Instance, lane: Lane, end_s: float = np.inf) -> Iterator[float]:
+def roll(instance: Instance, lane: Lane, end_s: float = np.inf) -> Generator[float, None, None]:
     """Roll the DP over the arrivals of one replica until a moment of `time.perf_counter`; yields the share done.
 
     However it ends, the lane then starts from what was planned up to then.
@@ -142,9 +146,10 @@ class RollingDpSolver:
         try:
             for r, own in enumerate(shares):
                 lanes.append(Lane(instance, own, config.seed))
-                for share in roll(instance, lanes[-1], end_s):
-                    if config.progress is not None:
-                        config.progress("rolling DP", (r + share) / len(shares))
+                with closing(roll(instance, lanes[-1], end_s)) as rolling:
+                    for share in rolling:
+                        if config.progress is not None:
+                            config.progress("rolling DP", (r + share) / len(shares))
             if time.perf_counter() >= end_s:
                 termination = Termination.TIME_LIMIT
         except KeyboardInterrupt:

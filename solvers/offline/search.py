@@ -1,7 +1,8 @@
 """Local search for a whole trace, clairvoyant: the DP rolled, insertion, then annealing on whom to serve and when."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,9 +73,10 @@ class SearchSolver:
                 lane = Lane(instance, sorted(declined.union(own)), config.seed + r)
                 lanes.append(lane)
                 lane_end_s = now_s + (end_s - now_s) / (len(shares) - r)
-                for phrase, share in self._search(instance, lane, lane_end_s, hint, detail):
-                    if config.progress is not None:
-                        config.progress(phrase, (r + share) / len(shares))
+                with closing(self._search(instance, lane, lane_end_s, hint, detail)) as search:
+                    for phrase, share in search:
+                        if config.progress is not None:
+                            config.progress(phrase, (r + share) / len(shares))
                 declined = (declined | set(own)).difference(lane.attained.tolist())
             if time.perf_counter() >= end_s:
                 termination = Termination.TIME_LIMIT
@@ -89,11 +91,12 @@ class SearchSolver:
         end_s: float,
         hint: NDArray[np.float64] | None,
         detail: dict[str, float],
-    ) -> Iterator[tuple[str, float]]:
+    ) -> Generator[tuple[str, float], None, None]:
         """Search one lane, telling what is being done and the share done."""
         began_s = time.perf_counter()
-        for share in roll(instance, lane, end_s):
-            yield "rolling DP", 0.05 * share
+        with closing(roll(instance, lane, end_s)) as rolling:
+            for share in rolling:
+                yield "rolling DP", 0.05 * share
         detail["dp"] += lane.best_value
         for share in self._insertions(lane, hint):
             yield f"insertion: {lane.best_value:g} attained", 0.05 + 0.05 * share

@@ -53,7 +53,7 @@ def test_replicas_serve_more_and_stay_legal(solver: SearchSolver | RollingDpSolv
 
 
 @pytest.mark.parametrize("solver", [SearchSolver(iterations=10**9), RollingDpSolver()])
-@pytest.mark.parametrize("after", [1, 4])
+@pytest.mark.parametrize("after", [2, 4])
 def test_interrupt_returns_the_best_so_far(solver: SearchSolver | RollingDpSolver, after: int) -> None:
     calls = 0
 
