@@ -115,19 +115,23 @@ class ModelArrays:
         terms = np.bincount(self.column, weights=np.abs(self.value * y[self.row]), minlength=len(self.cost))
         width = np.maximum(np.abs(self.lower), np.abs(self.upper))
         rounding = float(np.sum(np.diff(self.start) * (terms + np.abs(self.cost)) * width))
-        return total + 1e-12 * magnitude + np.finfo(float).eps * rounding
+        return float(total + 1e-12 * magnitude + np.finfo(float).eps * rounding)
 
     def to_highs(self, integer_columns: IntArray | None = None) -> Any:
-        """A `highspy.Highs` that holds the model, silent."""
+        """A `highspy.Highs` that holds the model, silent, as a minimisation of ``-cost @ x``.
+
+        HiGHS 1.13 gives the row duals of a maximisation with one sign from the simplex method and with the other from
+        interior points without crossover; those of a minimisation agree. `row_multipliers` takes them from there.
+        """
         import highspy
 
         lp = highspy.HighsLp()
         lp.num_col_, lp.num_row_ = len(self.cost), len(self.row_lower)
-        lp.col_cost_, lp.col_lower_, lp.col_upper_ = self.cost, self.lower, self.upper
+        lp.col_cost_, lp.col_lower_, lp.col_upper_ = -self.cost, self.lower, self.upper
         lp.row_lower_, lp.row_upper_ = self.row_lower, self.row_upper
         lp.a_matrix_.format_ = highspy.MatrixFormat.kColwise
         lp.a_matrix_.start_, lp.a_matrix_.index_, lp.a_matrix_.value_ = self.start, self.row, self.value
-        lp.sense_ = highspy.ObjSense.kMaximize
+        lp.sense_ = highspy.ObjSense.kMinimize
         if integer_columns is not None:
             kinds = [highspy.HighsVarType.kContinuous] * len(self.cost)
             for column in integer_columns:
@@ -137,3 +141,8 @@ class ModelArrays:
         highs.setOptionValue("output_flag", False)
         highs.passModel(lp)
         return highs
+
+
+def row_multipliers(highs: Any) -> FloatArray:
+    """(m,) row multipliers that HiGHS has reached on a model of `ModelArrays.to_highs`; empty without any."""
+    return -np.asarray(highs.getSolution().row_dual, dtype=np.float64)

@@ -11,9 +11,9 @@ import numpy as np
 
 from slo_opt.domain.instance import Instance
 from slo_opt.domain.work import attainable_work
-from slo_opt.formulations.fluid_grid import FluidGrid, choose_grid
+from slo_opt.formulations.fluid_grid import choose_grid
 from slo_opt.formulations.fluid_highs import FluidModel, build_fluid
-from slo_opt.formulations.sparse_model import FloatArray
+from slo_opt.formulations.sparse_model import FloatArray, row_multipliers
 from slo_opt.solvers.fluid_blocks import Decomposition, cut_blocks
 from slo_opt.solvers.interface import ObjectiveBounds, ScheduleResult, SolverConfig, SolveStats, Termination
 from slo_opt.solvers.stoppable import run_stoppable
@@ -89,7 +89,8 @@ class FluidHighsSolver:
         instance : Instance
             Any trace; rounds, phases and replicas included.
         config : SolverConfig
-            Without a time limit blocks are joined until one is left, which may take very long. `threads` blocks are solved at a time.
+            Without a time limit blocks are joined until one is left, which may take very long.
+            `threads` blocks are solved at a time.
 
         Returns
         -------
@@ -140,7 +141,7 @@ def _relax(model: FluidModel, run: _Run) -> FloatArray | None:
     """Row multipliers of the linear relaxation; as far as the solver came, None without any."""
     highs = model.arrays.to_highs()
     run.highs(highs, solver="ipm", run_crossover="off")
-    multipliers = -np.asarray(highs.getSolution().row_dual, dtype=np.float64)
+    multipliers = row_multipliers(highs)
     return multipliers if len(multipliers) == len(model.arrays.row_lower) else None
 
 
@@ -150,7 +151,8 @@ def _block_bounds(
     """Bounds of the chosen blocks' integer programs, within a share of the time left; with `relax` at least as good
     as the blocks' relaxations."""
     threads = max(1, run.config.threads)
-    end_s = run.left_s() * (1 - share)
+    limited = math.isfinite(run.left_s())
+    end_s = run.left_s() * (1 - share) if limited else 0.0
     done = 0
 
     def solve(b: int) -> float:
@@ -158,7 +160,7 @@ def _block_bounds(
         local, cost = parts.problem(b)
         local.arrays.cost = cost
         # Most blocks need less than their part of the time, a few much more.
-        limit_s = 2 * max(0.0, run.left_s() - end_s) * threads / max(1, len(chosen) - done)
+        limit_s = 2 * max(0.0, run.left_s() - end_s) * threads / max(1, len(chosen) - done) if limited else math.inf
         multipliers = _relax(local, run) if relax else None
         bound = local.arrays.safe_bound(np.zeros(len(local.arrays.row_lower)) if multipliers is None else multipliers)
         highs = local.arrays.to_highs(parts.integer_columns(local))
@@ -166,7 +168,7 @@ def _block_bounds(
         done += 1
         run.report(f"integer programs of {len(parts.blocks)} blocks", done / len(chosen))
         # Never run or cancelled in presolve, HiGHS reports a dual bound of 0 that it has not proved.
-        dual = math.inf if run.stopping else float(highs.getInfo().mip_dual_bound)
+        dual = math.inf if run.stopping else -float(highs.getInfo().mip_dual_bound)
         return min(bound, dual + _TOLERANCE * (1 + abs(dual))) if math.isfinite(dual) else bound
 
     with ThreadPoolExecutor(threads) as pool:

@@ -10,7 +10,7 @@ import numpy as np
 from slo_opt.domain.instance import Instance
 from slo_opt.domain.work import DecodeWork, PrefillWork, attainable_work
 from slo_opt.formulations.fluid_grid import FluidGrid, choose_grid, make_grid
-from slo_opt.formulations.sparse_model import FloatArray, IntArray, ModelArrays
+from slo_opt.formulations.sparse_model import FloatArray, IntArray, ModelArrays, row_multipliers
 from slo_opt.solvers.interface import ObjectiveBounds, ScheduleResult, SolverConfig, SolveStats, Termination
 from slo_opt.solvers.stoppable import run_stoppable
 from slo_opt.solvers.versions import require
@@ -149,7 +149,7 @@ class _Relaxation:
         if not self._run():
             return None
         solution = self.highs.getSolution()
-        multipliers = -np.asarray(solution.row_dual, dtype=np.float64)
+        multipliers = row_multipliers(self.highs)
         if len(multipliers) != len(arrays.row_upper) or not (self.optimal or np.any(multipliers)):
             return None
         price = np.maximum(multipliers, 0.0)
