@@ -96,13 +96,15 @@ class FluidHighsSolver:
         -------
         ScheduleResult
             `schedule` is None, `bounds.dual` the bound, None if the limit came before any was proved. Terminates
-            ``optimal`` when the integer program of the whole trace was solved.
+            ``optimal`` when the integer program of the whole trace was solved, ``other-limit`` when joining more
+            blocks did not pay.
         """
         versions = require("highspy")
         run = _Run(config)
         (dual, detail), stopped = run_stoppable(lambda: _bound(instance, run), run.stop, asked=config.stop)
         complete = bool(detail.pop("complete"))
-        termination = Termination.OPTIMAL if complete else Termination.TIME_LIMIT
+        unfinished = Termination.OTHER_LIMIT if run.left_s() > 0 else Termination.TIME_LIMIT
+        termination = Termination.OPTIMAL if complete else unfinished
         return ScheduleResult(
             termination=Termination.INTERRUPTED if stopped else termination,
             schedule=None,
@@ -130,10 +132,13 @@ def _bound(instance: Instance, run: _Run) -> tuple[float | None, dict[str, float
     detail["blocks"] = float(len(parts.blocks))
     detail["blocks_bound"] = math.fsum(bounds) + parts.constant
     detail["blocks_s"] = time.perf_counter() - run.began_s
-    while len(parts.blocks) > 1 and run.left_s() > 0:
-        parts, bounds = _merge_pairs(parts, bounds, run)
+    idle = 0  # rounds in a row that joined nothing
+    while len(parts.blocks) > 1 and run.left_s() > 0 and idle < 2:
+        count = len(parts.blocks)
+        parts, bounds = _merge_pairs(parts, bounds, run, idle)
+        idle = idle + 1 if len(parts.blocks) == count else 0
     detail["merged_blocks"] = float(len(parts.blocks))
-    detail["complete"] = float(run.left_s() > 0)
+    detail["complete"] = float(len(parts.blocks) == 1 and run.left_s() > 0)
     return min(best, math.fsum(bounds) + parts.constant), detail
 
 
@@ -175,13 +180,13 @@ def _block_bounds(
         return list(pool.map(solve, chosen))
 
 
-def _merge_pairs(parts: Decomposition, bounds: list[float], run: _Run) -> tuple[Decomposition, list[float]]:
-    """Join neighbouring blocks two by two; a join that was not solved well enough to pay is undone.
+def _merge_pairs(parts: Decomposition, bounds: list[float], run: _Run, first: int) -> tuple[Decomposition, list[float]]:
+    """Join neighbouring blocks two by two from the `first`; a join that was not solved well enough to pay is undone.
 
     What a block's problem prices depends only on whether anyone else touches a slot, so the bounds of the blocks that
     are not joined stay valid.
     """
-    pairs = [(a, a + 1) for a in range(0, len(parts.blocks) - 1, 2)]
+    pairs = [(a, a + 1) for a in range(first, len(parts.blocks) - 1, 2)]
     joined = parts.merged(pairs)
     found = _block_bounds(joined, range(len(pairs)), run, 0.5 if len(joined.blocks) > 1 else 1.0)
     kept: list[tuple[int, int]] = []

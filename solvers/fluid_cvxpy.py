@@ -183,7 +183,7 @@ def shadow_prices(instance: Instance, config: SolverConfig, grid: FluidGrid | No
     """
     require("cvxpy", "highspy")
     relaxation = _Relaxation(config)
-    prices, _ = run_stoppable(lambda: relaxation.solve(instance, grid), relaxation.stop)
+    prices, _ = run_stoppable(lambda: relaxation.solve(instance, grid), relaxation.stop, asked=config.stop)
     return prices
 
 
@@ -222,7 +222,7 @@ class FluidCvxpySolver:
             relaxation was solved. `stats.detail` sums up the shadow prices.
         """
         relaxation = _Relaxation(config)
-        prices, stopped = run_stoppable(lambda: relaxation.solve(instance, None), relaxation.stop)
+        prices, stopped = run_stoppable(lambda: relaxation.solve(instance, None), relaxation.stop, asked=config.stop)
         detail = relaxation.detail
         if prices is not None and len(prices.engine_time):
             lengths_s = np.diff(prices.fine_s)

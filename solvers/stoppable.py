@@ -1,8 +1,11 @@
 """Ctrl-C during a call into a solver's C++: ask it to stop, and take what it has."""
 
+import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -15,7 +18,7 @@ def run_stoppable(
     tick: Callable[[float], None] | None = None,
     asked: threading.Event | None = None,
 ) -> tuple[T, bool]:
-    """Run `work` in a thread of its own while this one waits for it or for a `KeyboardInterrupt`.
+    """Run `work` in a thread of its own while this one waits for it or for Ctrl-C.
 
     Parameters
     ----------
@@ -41,6 +44,7 @@ def run_stoppable(
     results: list[T] = []
     errors: list[BaseException] = []
     done = threading.Event()
+    interrupted = threading.Event() if asked is None else asked
 
     def target() -> None:
         try:
@@ -50,22 +54,39 @@ def run_stoppable(
         finally:
             done.set()
 
-    threading.Thread(target=target, daemon=True).start()
-    began = time.perf_counter()
-    stopped = False
-    while not done.is_set():
-        try:
-            done.wait(_TICK_S)
-            if tick is not None and not done.is_set():
+    with _interrupts_set(interrupted):
+        threading.Thread(target=target, daemon=True).start()
+        began = time.perf_counter()
+        stopped = False
+        while not done.wait(_TICK_S):
+            if tick is not None:
                 tick(time.perf_counter() - began)
-            if asked is not None and asked.is_set() and not stopped:
+            if interrupted.is_set() and not stopped:
                 stopped = True
                 stop()
-        except KeyboardInterrupt:
-            if stopped:
-                raise
-            stopped = True
-            stop()
     if errors:
         raise errors[0]
-    return results[0], stopped
+    return results[0], stopped or interrupted.is_set()
+
+
+@contextmanager
+def _interrupts_set(event: threading.Event) -> Iterator[None]:
+    """In the main thread, let the first Ctrl-C set the event and only the next raise; elsewhere change nothing.
+
+    An exception could strike anywhere between two lines; an event is seen when it is looked for.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is None:
+        yield
+        return
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

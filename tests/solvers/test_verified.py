@@ -1,5 +1,6 @@
 """The loop around inexact backends: wrong sets are forbidden, wrong verdicts are not believed."""
 
+import signal
 import threading
 from collections.abc import Callable
 
@@ -90,13 +91,13 @@ def test_ctrl_c_while_the_model_is_built() -> None:
 
 
 def interrupting(times: int) -> Callable[[float], None]:
-    """Raises as often as that, as Ctrl-C would in the waiting thread."""
+    """Presses Ctrl-C as often as that."""
     left = [times]
 
     def tick(gone_s: float) -> None:
         if left[0]:
             left[0] -= 1
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
     return tick
 
