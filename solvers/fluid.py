@@ -162,6 +162,8 @@ def _block_bounds(
 
     def solve(b: int) -> float:
         nonlocal done
+        if run.left_s() <= 0:
+            return math.inf
         local, cost = parts.problem(b)
         local.arrays.cost = cost
         # Most blocks need less than their part of the time, a few much more.
@@ -192,7 +194,7 @@ def _merge_pairs(parts: Decomposition, bounds: list[float], run: _Run, first: in
     kept: list[tuple[int, int]] = []
     for pair, bound in zip(pairs, found, strict=True):
         alone = bounds[pair[0]] + bounds[pair[1]] + parts.constant
-        if bound + parts.merged([pair]).constant <= alone:
+        if bound + parts.constant_if_joined(*pair) <= alone:
             kept.append(pair)
     by_pair = dict(zip(pairs, found, strict=True))
     partners = {b for _, b in kept}

@@ -9,6 +9,7 @@ the batches in a shared slot is split over the blocks in proportion to what thei
 See formulations/README.md, level 3.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -119,15 +120,29 @@ class Decomposition:
             weights[demand.first : demand.last] += abs(multipliers[demand.row])
             first, last = grid.coarse_of_fine[[demand.first, demand.last - 1]]
             weights[grid.coarse_start[first] : grid.coarse_start[last + 1]] += 1e-9  # present, even if it asks nothing
-        cover = np.count_nonzero(self._demand, axis=0)
+        self._present = self._demand > 0
         self._demand /= np.maximum(self._demand.sum(axis=0), 1e-300)
-        self._price: list[FloatArray] = []  # by family of shared rows
-        self.constant = 0.0
-        for rows, first, last in model.shared:
-            crowded = np.array([cover[a:b].max() > 1 for a, b in zip(first, last, strict=True)])
-            price = np.where(crowded, np.clip(multipliers[rows], 0.0, None), 0.0)
-            self._price.append(price)
-            self.constant += float(price @ model.arrays.row_upper[rows])
+        self._cover = np.count_nonzero(self._present, axis=0)
+        self._price = self._prices(self._cover)  # by family of shared rows
+        self.constant = self._right_side(self._price)
+
+    def _prices(self, cover: IntArray) -> list[FloatArray]:
+        """Multipliers of the shared rows that more than one block touches; `cover` counts blocks by fine slot."""
+        prices = []
+        for rows, first, _ in self.model.shared:
+            crowded = np.maximum.reduceat(cover, first) > 1
+            prices.append(np.where(crowded, np.clip(self.multipliers[rows], 0.0, None), 0.0))
+        return prices
+
+    def _right_side(self, prices: list[FloatArray]) -> float:
+        upper = self.model.arrays.row_upper
+        return math.fsum(
+            float(price @ upper[rows]) for price, (rows, _, _) in zip(prices, self.model.shared, strict=True)
+        )
+
+    def constant_if_joined(self, a: int, b: int) -> float:
+        """The constant of the partition in which blocks `a` and `b` are one."""
+        return self._right_side(self._prices(self._cover - (self._present[a] & self._present[b])))
 
     def _fine(self, block: Block) -> slice:
         starts = self.grid.coarse_start
