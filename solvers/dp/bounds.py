@@ -1,11 +1,11 @@
 """Lagrangian bound of the admission plan that keeps the tightest tier exact, at given prices.
 
-Give a price to each unit of compute budget at each deadline, of headroom in each interval, of memory, and of value
-below a cap. A set that is feasible leaves nowhere less than nothing, so its value plus what it leaves at these prices
-is at least its value. With prices fixed, this sum falls apart by candidate, apart from the tightest tier, which decides
-what an interval supplies. So the largest sum over *all* sets, feasible or not, comes out of one backward pass over
-(candidate, tightest tier), and bounds every completion of every label in O(L). Relaxing the tier too would leave
-bounds 14-22 % too high where a tighter tier is not yet present.
+Give a price to each unit of compute budget at each deadline, of headroom in each interval, and of memory. A set that is
+feasible leaves nowhere less than nothing, so its value plus what it leaves at these prices is at least its value. With
+prices fixed, this sum falls apart by candidate, apart from the tightest tier, which decides what an interval supplies.
+So the largest sum over *all* sets, feasible or not, comes out of one backward pass over (candidate, tightest tier), and
+bounds every completion of every label in O(L). Relaxing the tier too would leave bounds 14-22 % too high where a
+tighter tier is not yet present.
 
 References
 ----------
@@ -18,7 +18,6 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from slo_opt.domain.admission import IntArray
 from slo_opt.solvers.dp.tables import Tables
 
 FloatArray = NDArray[np.float64]
@@ -26,15 +25,14 @@ NEVER = -1e300
 
 
 class Prices(NamedTuple):
-    """Prices, and what follows from them. Resources (columns) as in `Tables`.
+    """Prices, and what follows from them. Resources (columns) as in `Tables`, without the value: ``P = 2 L + 1``.
 
     Parameters
     ----------
-    price : (N + 1, R) float array
-        Of a ps of budget left at a deadline, a ppm of headroom left in an interval, a block left in an interval, a unit
-        of value left below the cap.
-    worth : (N + 1, R) float array
-        Of a ps of budget, and cost of a ppm of load, a block, a unit of value, from this interval on.
+    price : (N + 1, P) float array
+        Of a ps of budget left at a deadline, a ppm of headroom left in an interval, a block left in an interval.
+    worth : (N + 1, P) float array
+        Of a ps of budget, and cost of a ppm of load and of a block, from this interval on.
     gain : (N,) float array
         Value of accepting a candidate, less what it takes.
     ahead : (N + 1, K + 1) float array
@@ -56,10 +54,10 @@ class Prices(NamedTuple):
 @njit(cache=True)
 def zero_prices(problem: Tables) -> Prices:
     """Prices of zero; nothing derived yet."""
-    count, resources = problem.use.shape
+    count, priced = problem.use.shape[0], problem.use.shape[1] - 1
     return Prices(
-        np.zeros((count + 1, resources)),
-        np.zeros((count + 1, resources)),
+        np.zeros((count + 1, priced)),
+        np.zeros((count + 1, priced)),
         np.zeros(count),
         np.zeros((count + 1, problem.supply_ps.shape[2])),
         np.zeros(count + 1),
@@ -68,113 +66,115 @@ def zero_prices(problem: Tables) -> Prices:
 
 
 @njit(cache=True)
-def derive(problem: Tables, prices: Prices, end: int) -> float:
-    """Fill what follows from the prices; return a bound on the value of any feasible set of the first `end` candidates.
+def derive(problem: Tables, prices: Prices) -> float:
+    """Fill what follows from the prices; return the bound on the value of any feasible set, but for rounding errors.
 
-    Rounding: each result is a sum of fewer than ``n = (N + 2) (4 L + 8)`` terms, built in steps whose intermediate
-    results are at most ``size``, the sum of the absolute values of all terms. The error of such a sum is below
-    ``n * 2**-53 * size`` to first order; ``error`` is eight times that.
+    Elements are indexed one by one, since views of rows cost more than what is done with them.
     """
+    count = len(problem.tier)
     pieces, tiers = problem.supply_ps.shape[1], problem.supply_ps.shape[2] - 1
     memory, value = 2 * pieces, 2 * pieces + 1
+    use, supply, headroom = problem.use, problem.supply_ps, problem.headroom_ppm
     price, worth, ahead, first = prices.price, prices.worth, prices.ahead, prices.first
-    size = 1.0
-    worth[end, :] = 0.0
-    ahead[end, :] = 0.0
+    worth[count, memory] = 0.0
     for piece in range(pieces):
-        rate = price[end, pieces + piece]
-        worth[end, pieces + piece] = rate
-        if rate > 0.0:
-            headroom = problem.headroom_ppm[end, piece]
-            for k in range(tiers + 1):
-                ahead[end, k] += rate * headroom[k]
-            size += rate * max(abs(headroom[0]), abs(headroom[tiers]))
-    if end == len(problem.tier):
-        for k in range(problem.final_tier[0] + 1, tiers + 1):
-            ahead[end, k] = NEVER
-    first[end] = NEVER
-    for i in range(end - 1, -1, -1):
-        use, rates = problem.use[i], price[i]
-        worth[i, memory] = worth[i + 1, memory] + rates[memory]
-        worth[i, value] = worth[i + 1, value] + rates[value]
-        limits = rates[memory] * problem.free_blocks[i] + rates[value] * problem.value_cap[i]
-        cost = use[memory] * worth[i, memory] + use[value] * worth[i, value]
-        idle_worth = 0.0
+        worth[count, piece] = 0.0
+        worth[count, pieces + piece] = price[count, pieces + piece]
+    for k in range(tiers + 1):
+        ahead[count, k] = 0.0
         for piece in range(pieces):
-            budget = worth[i + 1, piece] + rates[piece]
-            worth[i, piece] = budget
+            ahead[count, k] += price[count, pieces + piece] * headroom[count, piece, k]
+    first[count] = NEVER
+    for i in range(count - 1, -1, -1):
+        held = worth[i + 1, memory] + price[i, memory]
+        worth[i, memory] = held
+        limits = price[i, memory] * problem.free_blocks[i]
+        gain = use[i, value] - use[i, memory] * held
+        with_it = limits
+        for piece in range(pieces):
+            budget = worth[i + 1, piece] + price[i, piece]
             load = worth[i + 1, pieces + piece]
-            cost += budget * use[piece] + load * use[pieces + piece]
-            worth[i, pieces + piece] = load + problem.length_us[i] * budget + rates[pieces + piece]
-            idle_worth += budget * problem.idle_ps[i, piece]
-        gain = use[value] - cost
+            worth[i, piece] = budget
+            worth[i, pieces + piece] = load + problem.length_us[i] * budget + price[i, pieces + piece]
+            gain -= budget * use[i, piece] + load * use[i, pieces + piece]
+            with_it += budget * problem.idle_ps[i, piece]
         prices.gain[i] = gain
-        size += use[value] + cost + rates[memory] * abs(problem.free_blocks[i]) + rates[value] * problem.value_cap[i]
-        own, must, usable = problem.tier[i], problem.mandatory[i], problem.usable[i]
-        with_it = gain + ahead[i + 1, own] + limits + idle_worth if usable else NEVER
-        first[i] = with_it if must or with_it > first[i + 1] else first[i + 1]
-        if must or usable:
-            for k in range(tiers + 1):
-                accepted = gain + ahead[i + 1, min(k, own)]
-                ahead[i, k] = limits + (accepted if must else max(accepted, ahead[i + 1, k]))
-        else:
-            for k in range(tiers + 1):
-                ahead[i, k] = limits + ahead[i + 1, k]
+        own, must = problem.tier[i], problem.mandatory[i]
+        accepted = gain if must or problem.usable[i] else NEVER
+        declined = NEVER if must else 0.0
+        first[i] = max(with_it + accepted + ahead[i + 1, own], declined + first[i + 1])
+        for k in range(tiers + 1):
+            ahead[i, k] = limits + max(accepted + ahead[i + 1, min(k, own)], declined + ahead[i + 1, k])
         for piece in range(pieces):
-            budget, rate = worth[i, piece], rates[pieces + piece]
-            if budget > 0.0:
-                supply = problem.supply_ps[i, piece]
+            budget, rate = worth[i, piece], price[i, pieces + piece]
+            if budget > 0.0 or rate > 0.0:
                 for k in range(tiers + 1):
-                    ahead[i, k] += budget * supply[k]
-                size += budget * max(abs(supply[0]), abs(supply[tiers]))
-            if rate > 0.0:
-                headroom = problem.headroom_ppm[i, piece]
-                for k in range(tiers + 1):
-                    ahead[i, k] += rate * headroom[k]
-                size += rate * max(abs(headroom[0]), abs(headroom[tiers]))
-    prices.error[0] = size * (end + 2) * (4 * pieces + 8) * 2.0**-50
-    return max(0.0, first[0]) + prices.error[0]
+                    ahead[i, k] += budget * supply[i, piece, k] + rate * headroom[i, piece, k]
+    return max(0.0, first[0])
 
 
 @njit(cache=True)
-def maximiser(problem: Tables, prices: Prices, end: int, left: FloatArray, chosen: NDArray[np.bool_]) -> int:
-    """The set behind ``first[0]``, what it leaves of each resource, ``(N + 1, R)``, and its tightest tier.
+def rounding(problem: Tables, prices: Prices) -> float:
+    """Fill, and return, the bound on the rounding error of any bound computed from these prices, once derived.
 
-    What it leaves is a subgradient of the bound.
+    Each is a sum of fewer than ``n = (N + 2) (4 L + 8)`` terms, built in steps whose intermediate results are at most
+    ``size``, the sum of the absolute values of all terms. The error of such a sum is below ``n * 2**-53 * size`` to
+    first order; ``error`` is eight times that.
+    """
+    count, resources = problem.use.shape
+    pieces, tiers = problem.supply_ps.shape[1], problem.supply_ps.shape[2] - 1
+    price, worth = prices.price, prices.worth
+    size = 1.0
+    for i in range(count + 1):
+        for piece in range(pieces):
+            supply = max(abs(problem.supply_ps[i, piece, 0]), abs(problem.supply_ps[i, piece, tiers]))
+            headroom = max(abs(problem.headroom_ppm[i, piece, 0]), abs(problem.headroom_ppm[i, piece, tiers]))
+            size += worth[i, piece] * supply + price[i, pieces + piece] * headroom
+        if i < count:
+            size += price[i, 2 * pieces] * abs(problem.free_blocks[i]) + problem.use[i, resources - 1]
+            for r in range(resources - 1):
+                size += worth[i, r] * problem.use[i, r]
+    prices.error[0] = size * (count + 2) * (4 * pieces + 8) * 2.0**-50
+    return prices.error[0]
+
+
+@njit(cache=True)
+def maximiser(problem: Tables, prices: Prices, left: FloatArray, chosen: NDArray[np.bool_]) -> None:
+    """The set behind ``first[0]`` and what it leaves of each resource, ``(N + 1, P)``: a subgradient of the bound.
 
     Before its first candidate nothing is demanded, so nothing is left.
     """
-    pieces = problem.supply_ps.shape[1]
-    memory, value = 2 * pieces, 2 * pieces + 1
-    ahead, first = prices.ahead, prices.first
-    left[: end + 1] = 0.0
-    chosen[:] = False
+    count = len(problem.tier)
+    pieces, tiers = problem.supply_ps.shape[1], problem.supply_ps.shape[2] - 1
+    memory = 2 * pieces
+    use, ahead, first = problem.use, prices.ahead, prices.first
     start = 0
-    while start < end and not problem.mandatory[start] and first[start + 1] == first[start]:
+    while start < count and not problem.mandatory[start] and first[start + 1] == first[start]:
+        chosen[start] = False
         start += 1
-    tightest = problem.supply_ps.shape[2] - 1
-    taken: IntArray = np.zeros(2 * pieces + 2, np.int64)  # budget in place of work
-    for i in range(start, end):
-        use = problem.use[i]
+    left[: start + 1] = 0.0
+    tightest = tiers
+    taken = np.zeros(memory + 1)  # budget in place of work
+    for i in range(start, count):
         tier = min(tightest, problem.tier[i])
         accept = problem.mandatory[i] or i == start
         accept = accept or (problem.usable[i] and prices.gain[i] + ahead[i + 1, tier] > ahead[i + 1, tightest])
+        chosen[i] = accept
         for piece in range(pieces):
             if i == start:
                 taken[piece] = problem.idle_ps[i, piece]
             else:
                 taken[piece] += problem.supply_ps[i, piece, tightest] - problem.length_us[i] * taken[pieces + piece]
         if accept:
-            chosen[i] = True
             tightest = tier
-            taken[memory] += use[memory]
-            taken[value] += use[value]
+            taken[memory] += use[i, memory]
             for piece in range(pieces):
-                taken[piece] -= use[piece]
-                taken[pieces + piece] += use[pieces + piece]
+                taken[piece] -= use[i, piece]
+                taken[pieces + piece] += use[i, pieces + piece]
         left[i, memory] = problem.free_blocks[i] - taken[memory]
-        left[i, value] = problem.value_cap[i] - taken[value]
         for piece in range(pieces):
             left[i, piece] = taken[piece]
             left[i + 1, pieces + piece] = problem.headroom_ppm[i + 1, piece, tightest] - taken[pieces + piece]
-    return tightest
+    left[count, memory] = 0.0
+    for piece in range(pieces):
+        left[count, piece] = 0.0

@@ -12,7 +12,8 @@ from slo_opt.domain.admission import IntArray
 from slo_opt.solvers.dp.bounds import FloatArray
 from slo_opt.solvers.dp.tables import Tables
 
-MAX_FAILURES = 24  # candidates tried in vain at the end
+NOBODY = -1
+MAX_FAILURES = 8  # candidates tried in vain at the end
 
 
 @njit(cache=True)
@@ -70,7 +71,7 @@ def replay(problem: Tables, chosen: NDArray[np.bool_], end: int, state: IntArray
 
 @njit(cache=True)
 def insertion(problem: Tables, wanted: NDArray[np.bool_], gain: FloatArray, fill: bool) -> NDArray[np.bool_]:
-    """A feasible set of wanted candidates; the mandatory ones alone must be feasible.
+    """A feasible set of wanted candidates; the mandatory ones where they alone are infeasible.
 
     Parameters
     ----------
@@ -114,10 +115,12 @@ def insertion(problem: Tables, wanted: NDArray[np.bool_], gain: FloatArray, fill
                     break
             elif replay(problem, chosen, last_mandatory + 1, scratch)[0]:
                 break
-            worst, least = -1, np.inf
+            worst, least = NOBODY, np.inf
             for j in range(i + 1):
                 if chosen[j] and gain[j] < least and not problem.mandatory[j]:
                     worst, least = j, gain[j]
+            if worst == NOBODY:
+                return problem.mandatory.copy()
             chosen[worst] = False
             own = problem.tier[worst]
             in_tier[own] -= 1

@@ -1,18 +1,26 @@
-"""The dynamic program for the admission plan: incumbent, prices, caps, fixing, then labels within branch and bound."""
+"""The dynamic program for the admission plan: incumbent, prices, fixing, then passes of labels of growing width."""
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from slo_opt.domain.admission import IntArray
-from slo_opt.solvers.dp.bounds import zero_prices
-from slo_opt.solvers.dp.branching import fix, restrict, search
+from slo_opt.solvers.dp.bounds import derive, rounding, zero_prices
+from slo_opt.solvers.dp.fixing import fix, restrict
 from slo_opt.solvers.dp.incumbent import insertion, replay
-from slo_opt.solvers.dp.prices import new_maximum, tighten, units
+from slo_opt.solvers.dp.labels import one_pass
+from slo_opt.solvers.dp.prices import tighten, units
 from slo_opt.solvers.dp.tables import reduced, tables
 
-FIRST_STEPS = 30
-MAX_STEPS = 80
+STEPS = 30  # of the prices in a round of the whole problem
+ROUNDS = 8  # of these at most
+NEAR = 2.0  # quanta between bound and incumbent at which the whole problem has had rounds enough, but for the second
+CORE_STEPS = 60  # of the prices before a pass of labels
+STEPS_PER_LABEL = 4  # candidates that a step of the prices passes in the time of a label
+FIRST_WIDTH = 64
+WIDER = 4  # factor from pass to pass
+TOLERANCE = 0.001  # quanta
+EXACT_WIDTH = 1_000  # from which labels are absorbed for want of room only
 
 
 @njit(cache=True)
@@ -50,33 +58,54 @@ def solve_arrays(
     if count == 0:
         return mandatory.copy(), 0, 0, 0
     quantum = problem.quantum
-    prices = zero_prices(problem)
-    maximum = new_maximum(problem)
     unpriced = value - quantum * (problem.use * units(problem)).sum(axis=1)
     best = insertion(problem, problem.usable, unpriced, False)
     best_value = (best * value).sum()
-    bound = tighten(problem, prices, count, maximum, best_value, FIRST_STEPS)
-    if bound >= best_value + quantum:
-        other = insertion(problem, maximum.chosen, prices.gain, True)
-        other_value = (other * value).sum()
-        if other_value > best_value:
-            best, best_value = other, other_value
-        bound = min(bound, tighten(problem, prices, count, maximum, best_value, MAX_STEPS))
-    if bound >= best_value + quantum:
-        other = insertion(problem, maximum.chosen, prices.gain, True)
-        other_value = (other * value).sum()
-        if other_value > best_value:
-            best, best_value = other, other_value
-    effort = 0
-    if bound >= best_value + quantum:
-        fix(problem, prices, best_value + quantum)
-        keep = np.flatnonzero(problem.usable)
-        core = reduced(problem, keep)
-        core_best = np.zeros(len(keep), np.bool_)
-        found, bound, effort = search(core, restrict(prices, core, keep), core_best, best_value, bound, max_labels)
+    prices = zero_prices(problem)
+    keep = np.arange(count)
+    bound, effort, width, number = np.inf, 0, 0, 0
+    while True:
+        count = len(keep)
+        chosen = np.zeros(count, np.bool_)
+        steps = CORE_STEPS if width else STEPS
+        bound = min(bound, tighten(problem, prices, chosen, best_value, steps))
+        effort += steps * count // STEPS_PER_LABEL
+        if bound < best_value + quantum:
+            break
+        if not replay(problem, problem.mandatory, count, state)[0]:
+            bound = float(best_value)  # a better set would accept all that fixing made mandatory
+            break
+        other = insertion(problem, chosen, prices.gain, True)
+        found = (other * problem.use[:, problem.use.shape[1] - 1]).sum()
         if found > best_value:
             best[:] = False
-            best[keep] = core_best
+            best[keep] = other
             best_value = found
+            if bound < best_value + quantum:
+                break
+        number += 1
+        if number < 2 or (number < ROUNDS and width == 0 and bound >= best_value + NEAR * quantum):
+            continue
+        width = min(width * WIDER, max(FIRST_WIDTH, max_labels)) if width else FIRST_WIDTH
+        tolerance = TOLERANCE * quantum if width < EXACT_WIDTH else 0.0
+        fix(problem, prices, best_value + quantum)
+        kept = np.flatnonzero(problem.usable)
+        problem = reduced(problem, kept)
+        prices = restrict(prices, problem, kept)
+        keep = keep[kept]
+        derive(problem, prices)
+        rounding(problem, prices)
+        other = np.zeros(len(keep), np.bool_)
+        found, dropped, labels = one_pass(
+            problem, prices, width, max(1, max_labels - effort), other, best_value, tolerance
+        )
+        effort += labels
+        if found > best_value:
+            best[:] = False
+            best[keep] = other
+            best_value = found
+        bound = min(bound, max(dropped, float(best_value)))
+        if bound < best_value + quantum or effort >= max_labels:
+            break
     quanta = int(np.floor(bound / quantum))
     return best, best_value, max(best_value, quanta * quantum), effort

@@ -1,10 +1,17 @@
 """Label-setting in deadline order: partial sets as labels, pruned by bound and by dominance, kept to a given width.
 
-One pass keeps at most `width` labels a candidate, those of the highest bounds, and remembers the highest bound it had
-to drop. What it proves is the larger of that and the best set it found; if none was dropped, the set is optimal.
-
 A label is a row of integers: the resources of `Tables` (budget left, load, blocks held, value), the tightest tier, and
 its node in the tree of accepted candidates, which leads back to its set.
+
+Where a candidate has more labels than fit, or one that differs little from another, it is absorbed: a label kept is
+relaxed to the better of both in each resource. A relaxed label stands for all sets behind it and for none of them. So
+it cannot improve the best set, but no better set is lost: if all relaxed labels end below the value sought, the best
+set is proved optimal, however few labels were kept; else their values are a bound.
+
+References
+----------
+D. Bergman, A. A. Cire, W.-J. van Hoeve, J. N. Hooker, Discrete optimization with decision diagrams, INFORMS Journal on
+Computing 28(1), 2016.
 """
 
 import numpy as np
@@ -12,30 +19,72 @@ from numba import njit
 from numpy.typing import NDArray
 
 from slo_opt.domain.admission import IntArray
-from slo_opt.solvers.dp.bounds import Prices
+from slo_opt.solvers.dp.bounds import FloatArray, Prices
 from slo_opt.solvers.dp.incumbent import enter, fits, take
 from slo_opt.solvers.dp.tables import Tables
 
 ROOT = -1
+RELAXED = -2  # node of a label that stands for several sets
+MAX_COMPARED = 256  # labels that a new one is compared with
 
 
 @njit(cache=True)
-def _dominates(a: IntArray, b: IntArray, pieces: int) -> bool:
-    """Whether every completion of label `b` is feasible for label `a` too, and worth no less."""
-    if a[2 * pieces + 1] < b[2 * pieces + 1] or a[2 * pieces + 2] < b[2 * pieces + 2]:
+def _dominated(rows: IntArray, alive: int, new: IntArray, place: int, pieces: int) -> bool:
+    """Whether a row of the first `alive` leaves ``new[place]`` no completion that it has not too, worth no less."""
+    for other in range(alive):
+        if rows[other, 2 * pieces + 1] < new[place, 2 * pieces + 1]:
+            continue
+        worse = rows[other, 2 * pieces + 2] < new[place, 2 * pieces + 2]
+        for r in range(pieces):
+            worse = worse or rows[other, r] < new[place, r] or rows[other, pieces + r] > new[place, pieces + r]
+        if not worse and rows[other, 2 * pieces] <= new[place, 2 * pieces]:
+            return True
+    return False
+
+
+@njit(cache=True)
+def _absorb(
+    rows: IntArray,
+    bounds: FloatArray,
+    alive: int,
+    new: IntArray,
+    place: int,
+    ahead: FloatArray,
+    weight: FloatArray,
+    most: float,
+) -> bool:
+    """Relax one of the rows so that it dominates ``new[place]`` too: the one whose bound rises least.
+
+    Done only if the bound rises by at most `most`.
+    """
+    resources = len(weight)
+    pieces = (resources - 2) // 2
+    where, least = -1, most
+    for other in range(alive):
+        merged = ahead[max(rows[other, resources], new[place, resources])]
+        for r in range(pieces):
+            merged += weight[r] * max(rows[other, r], new[place, r])
+        for r in range(pieces, resources - 1):
+            merged += weight[r] * min(rows[other, r], new[place, r])
+        merged += max(rows[other, resources - 1], new[place, resources - 1])
+        merged -= bounds[other]
+        if merged <= least:
+            where, least = other, merged
+    if where < 0:
         return False
-    for r in range(pieces):
-        if a[r] < b[r]:
-            return False
-    worse = False
-    for r in range(pieces, 2 * pieces + 1):
-        worse = worse or a[r] > b[r]
-    return not worse
+    for r in range(resources + 1):
+        if pieces <= r < resources - 1:
+            rows[where, r] = min(rows[where, r], new[place, r])
+        else:
+            rows[where, r] = max(rows[where, r], new[place, r])
+    rows[where, resources + 1] = RELAXED
+    bounds[where] += max(0.0, least)
+    return True
 
 
 @njit(cache=True)
 def one_pass(
-    problem: Tables, prices: Prices, width: int, max_labels: int, best: NDArray[np.bool_], value: int
+    problem: Tables, prices: Prices, width: int, max_labels: int, best: NDArray[np.bool_], value: int, tolerance: float
 ) -> tuple[int, float, int]:
     """Extend labels candidate by candidate, at most `width` at a time.
 
@@ -49,13 +98,15 @@ def one_pass(
         Best set known; replaced by a better one.
     value : int
         Its value.
+    tolerance : float
+        By how much a label's bound may rise for absorbing another though there is room for both.
 
     Returns
     -------
     value : int
         Of `best`.
     dropped : float
-        Highest bound among labels dropped though they might have led to a better set; 0 if there were none.
+        Bound on the sets that relaxed or unfinished labels stand for; 0 if none of these is left.
     num_labels : int
         Labels extended, one count for each candidate they met.
     """
@@ -68,7 +119,7 @@ def one_pass(
     next_bounds = np.empty(2 * width + 2)
     most_nodes = min(max_labels, (width + 1) * count) + width + 2
     parent, item = np.empty(most_nodes, np.int64), np.empty(most_nodes, np.int64)
-    weight = np.empty(resources)
+    weight = np.ones(resources)
     floor = value + problem.quantum - prices.error[0]
     dropped, alive, nodes, best_node = 0.0, 0, 0, ROOT
     extended = 0
@@ -79,10 +130,9 @@ def one_pass(
             last_mandatory = i
     for i in range(count):
         own, must = problem.tier[i], problem.mandatory[i]
-        worth, ahead = prices.worth[i + 1], prices.ahead[i + 1]
-        weight[:pieces] = worth[:pieces]
-        weight[pieces:value_at] = -worth[pieces:value_at]
-        weight[value_at] = 1.0 - worth[value_at]
+        ahead = prices.ahead[i + 1]
+        for r in range(value_at):
+            weight[r] = prices.worth[i + 1, r] if r < pieces else -prices.worth[i + 1, r]
         found = 0
         extended += alive + 1 if empty else alive
         if empty:
@@ -114,10 +164,12 @@ def one_pass(
                 bound += weight[r] * label[r]
             if bound < floor and label[value_at] <= value:
                 continue
-            parent[nodes], item[nodes] = label[node_at], i
-            label[tier_at], label[node_at] = tier, nodes
-            nodes += 1
-            if label[value_at] > value and i >= last_mandatory:
+            label[tier_at] = tier
+            if label[node_at] != RELAXED:
+                parent[nodes], item[nodes] = label[node_at], i
+                label[node_at] = nodes
+                nodes += 1
+            if label[value_at] > value and i >= last_mandatory and label[node_at] != RELAXED:
                 value, best_node = label[value_at], label[node_at]
                 floor = value + problem.quantum - prices.error[0]
             next_rows[found] = label
@@ -130,16 +182,12 @@ def one_pass(
             bound = next_bounds[place]
             if bound < floor:
                 break
-            dominated = False
-            for other in range(alive):
-                if _dominates(rows[other], next_rows[place], pieces):
-                    dominated = True
-                    break
-            if dominated:
+            if _dominated(rows, min(alive, MAX_COMPARED), next_rows, place, pieces):
                 continue
-            if alive == width:
-                dropped = max(dropped, bound)
-                break
+            if alive == width or (alive and tolerance > 0.0):
+                most = tolerance if alive < width else np.inf
+                if _absorb(rows, bounds, alive, next_rows, place, ahead, weight, most):
+                    continue
             rows[alive] = next_rows[place]
             bounds[alive] = bound
             alive += 1
@@ -151,6 +199,10 @@ def one_pass(
             break
         if alive == 0 and not empty:
             break
+    else:
+        for number in range(alive):
+            if rows[number, node_at] == RELAXED:
+                dropped = max(dropped, min(bounds[number], float(rows[number, value_at])))
     if best_node != ROOT:
         best[:] = False
         while best_node != ROOT:

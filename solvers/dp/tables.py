@@ -34,10 +34,6 @@ class Tables(NamedTuple):
         Least of this and all later intervals.
     idle_ps : (N, L) int array
         Budget at each deadline as long as nothing is accepted.
-    value_cap : (N,) int array
-        Upper bound on the value of any feasible set of the candidates ``0..i``; lowered as more is proved.
-    final_tier : (1,) int array
-        Only sets whose tightest tier is at most this are looked for; K for all sets.
     quantum : int
         Greatest common divisor of all values: a better set is better by at least this.
     """
@@ -51,8 +47,6 @@ class Tables(NamedTuple):
     headroom_ppm: IntArray
     free_blocks: IntArray
     idle_ps: IntArray
-    value_cap: IntArray
-    final_tier: IntArray
     quantum: int
 
 
@@ -78,7 +72,6 @@ def tables(
     free = free_blocks.copy()
     idle = np.empty((count, pieces), np.int64)
     usable = np.empty(count, np.bool_)
-    cap = np.empty(count, np.int64)
     for i in range(count, -1, -1):
         if i < count:
             free[i] = min(free[i], free[i + 1])
@@ -88,7 +81,7 @@ def tables(
                 headroom[i, piece, k] = headroom_ppm[piece, i, k]
                 if i < count:
                     headroom[i, piece, k] = min(headroom[i, piece, k], headroom[i + 1, piece, k])
-    quantum, total = 0, 0
+    quantum = 0
     for i in range(count):
         use[i, 2 * pieces], use[i, 2 * pieces + 1] = blocks[i], value[i]
         usable[i] = blocks[i] <= free[i]
@@ -97,25 +90,20 @@ def tables(
             idle[i, piece] = supply[i, piece, tiers] + (idle[i - 1, piece] if i else 0)
             fits = load_ppm[piece, i] <= headroom[i + 1, piece, tier[i]] and work_ps[piece, i] <= idle[i, piece]
             usable[i] = usable[i] and fits
-        total += value[i] if usable[i] else 0
-        cap[i] = total
         a, b = quantum, value[i]
         while b:
             a, b = b, a % b
         quantum = a
-    final_tier = np.full(1, tiers, np.int64)
     return Tables(
         use,
-        tier,
+        tier.copy(),
         mandatory.copy(),
         usable,
-        length_us,
+        length_us.copy(),
         supply,
         headroom,
         free,
         idle,
-        cap,
-        final_tier,
         max(1, quantum),
     )
 
@@ -151,7 +139,5 @@ def reduced(problem: Tables, keep: IntArray) -> Tables:
         headroom,
         free,
         problem.idle_ps[keep],
-        problem.value_cap[keep],
-        problem.final_tier.copy(),
         problem.quantum,
     )
