@@ -190,7 +190,7 @@ def _merge_pairs(parts: Decomposition, bounds: list[float], run: _Run, first: in
     """
     pairs = [(a, a + 1) for a in range(first, len(parts.blocks) - 1, 2)]
     joined = parts.merged(pairs)
-    found = _block_bounds(joined, range(len(pairs)), run, 0.5 if len(joined.blocks) > 1 else 1.0)
+    found = _block_bounds(joined, range(first, first + len(pairs)), run, 0.5 if len(joined.blocks) > 1 else 1.0)
     kept: list[tuple[int, int]] = []
     for pair, bound in zip(pairs, found, strict=True):
         alone = bounds[pair[0]] + bounds[pair[1]] + parts.constant

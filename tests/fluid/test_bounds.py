@@ -20,6 +20,7 @@ from slo_opt.domain.work import attainable_work
 from slo_opt.formulations.fluid_grid import FluidGrid, make_grid
 from slo_opt.formulations.fluid_highs import FluidModel, build_fluid
 from slo_opt.formulations.sparse_model import FloatArray, row_multipliers
+from slo_opt.solvers.fluid import _block_bounds, _merge_pairs, _Run
 from slo_opt.solvers.fluid_blocks import Block, Decomposition, active_slots, cut_blocks
 from slo_opt.solvers.interface import SolverConfig, Termination
 from slo_opt.solvers.registry import schedule_solver
@@ -149,6 +150,26 @@ def test_bounds_of_blocks_outlive_the_joining_of_others(seed):
     assert math.fsum([together[0], *alone[2:]]) + joined.constant >= value - 1e-5 * max(1, value)
     for b in range(2, len(parts.blocks)):
         assert together[b - 1] == pytest.approx(alone[b], rel=1e-6, abs=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(SEEDS, st.integers(0, 3))
+def test_joining_blocks_never_cuts_off_the_optimum(seed, idle):
+    """Rounds of joining, from the first or the second block on, keep a bound on the integer optimum."""
+    rng = random.Random(seed)
+    instance = loaded(rng)
+    grid, model = relaxed(instance, rng, False)
+    _, multipliers = optimum(model)
+    whole, _ = optimum(model, integer=True)
+    run = _Run(SolverConfig())
+    parts = Decomposition(instance, grid, model, multipliers, random_partition(instance, grid, rng))
+    bounds = _block_bounds(parts, range(len(parts.blocks)), run, 1.0, relax=True)
+    for offset in (idle, 1, 0, 0):
+        before = math.fsum(bounds) + parts.constant
+        parts, bounds = _merge_pairs(parts, bounds, run, offset % 2)
+        after = math.fsum(bounds) + parts.constant
+        assert len(bounds) == len(parts.blocks)
+        assert whole - 1e-5 * max(1, whole) <= after <= before + 1e-5 * max(1, before)
 
 
 @pytest.mark.parametrize("name", ["highs", "cvxpy"])
