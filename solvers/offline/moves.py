@@ -7,9 +7,8 @@ from numpy.typing import NDArray
 from slo_opt.solvers.offline.encode import Problem
 from slo_opt.solvers.offline.play import EVER, Batch, Log, play
 from slo_opt.solvers.offline.rng import below, uniform
-from slo_opt.solvers.offline.state import SETTINGS, Checkpoints, Plan, State, cell_of, latest_before
+from slo_opt.solvers.offline.state import LOOK_AHEAD_S, SETTINGS, Checkpoints, Plan, State, cell_of, latest_before
 
-LOOK_AHEAD_S = 1.0  # the longest batch: no state earlier than this before a change feels it
 MOST = 64  # requests that one move may change, those that it makes late included
 _NUM_SETTINGS = len(SETTINGS)
 

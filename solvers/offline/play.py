@@ -3,7 +3,8 @@
 A batch takes every decode and lasts until the tightest due time of a token in it, prefills fill it in deadline order:
 as the batch time is a base plus a rate per token, few long batches leave most time for tokens. It ends earlier where a
 known arrival could not start in time otherwise, and starts later where the next arrival can share it.
-Decodes run ahead of their pace when there is nothing to prefill; the slack lets later batches be longer.
+Decodes run ahead of their pace when there is nothing to prefill; those with a lead stay out of the batches in which
+prefills are crowded, so that the lead gained in quiet moments becomes prefill time in busy ones.
 """
 
 from typing import NamedTuple
@@ -17,10 +18,13 @@ from slo_opt.solvers.offline.state import (
     CAP,
     CLOCK,
     COMPUTED,
+    CROWD,
     DECODING,
     DUE,
     EMITTED,
     KNOWN,
+    LEAD,
+    LOOK_AHEAD_S,
     MARGIN,
     NEXT,
     PAUSED,
@@ -266,6 +270,68 @@ def _held_blocks(p: Problem, s: State) -> tuple[int, int]:
 
 
 @njit(cache=True)
+def _prefill_s(p: Problem, tokens: int, past: int) -> float:
+    """Engine time of a chunk beside the base of its batch."""
+    return p.slope_s.max() * tokens + p.prefill_pair_s * tokens * (past + (tokens + 1) / 2)
+
+
+@njit(cache=True)
+def _crowded(p: Problem, plan: Plan, s: State, share: float, spare_s: float) -> bool:
+    """Whether prefills have less than `spare_s` of slack if they get `share` of the engine's time.
+
+    The queue is judged in its order, a known arrival behind all that is due before it.
+    """
+    now_s, queued = s.now_s[0], s.sizes[QUEUED]
+    total_s = 0.0
+    for k in range(queued):
+        q = s.lists[QUEUED, k]
+        total_s += _prefill_s(p, s.counts[q, KNOWN] - s.counts[q, COMPUTED], s.counts[q, COMPUTED]) / share
+        if now_s + total_s + spare_s > s.times[q, DUE]:
+            return True
+    j = s.sizes[NEXT]
+    while j < len(p.arrival_s) and p.arrival_s[j] < now_s + min(total_s, LOOK_AHEAD_S):
+        if plan.accept[j]:
+            stage = p.first_stage[j]
+            due_s = p.arrival_s[j] + p.pause_s[stage] + p.first_limit_s[stage]
+            own_s = _prefill_s(p, p.prompt_tokens[stage], 0) / share
+            total_s += own_s
+            if now_s + total_s + spare_s > due_s:
+                before_s = own_s
+                for k in range(queued):
+                    q = s.lists[QUEUED, k]
+                    if s.times[q, DUE] <= due_s:
+                        past = s.counts[q, COMPUTED]
+                        before_s += _prefill_s(p, s.counts[q, KNOWN] - past, past) / share
+                for i in range(s.sizes[NEXT], j):
+                    stage = p.first_stage[i]
+                    if plan.accept[i] and p.arrival_s[i] + p.pause_s[stage] + p.first_limit_s[stage] <= due_s:
+                        before_s += _prefill_s(p, p.prompt_tokens[stage], 0) / share
+                if max(now_s + before_s, p.arrival_s[j] + own_s) + spare_s > due_s:
+                    return True
+        j += 1
+    return False
+
+
+@njit(cache=True)
+def _leave_out(s: State, chosen: NDArray[np.bool_], horizon_s: float, reserve_s: float) -> tuple[int, int, float]:
+    """Leave out the decodes due after `horizon_s`; decodes left, their context, and when the batch must end.
+
+    A batch of `reserve_s` must still fit between that moment and the first due time of those left out.
+    """
+    decodes, context, limit_s = 0, 0, np.inf
+    for k in range(len(chosen)):
+        q = s.lists[DECODING, k]
+        chosen[k] = s.times[q, DUE] <= horizon_s
+        if chosen[k]:
+            decodes += 1
+            context += s.counts[q, COMPUTED]
+            limit_s = min(limit_s, s.times[q, DUE])
+        else:
+            limit_s = min(limit_s, s.times[q, DUE] - reserve_s)
+    return decodes, context, limit_s
+
+
+@njit(cache=True)
 def step(p: Problem, plan: Plan, setting: NDArray[np.float64], s: State, b: Batch) -> float:
     """Form and play one batch; its start, or NaN if time only moved on. `settle` must have returned True."""
     now_s = s.now_s[0]
@@ -309,6 +375,13 @@ def step(p: Problem, plan: Plan, setting: NDArray[np.float64], s: State, b: Batc
                 s.lists[DECODING, k] = s.lists[DECODING, k + 1]
             s.sizes[DECODING] -= 1
             return np.nan
+    every_s = 0.0
+    if queued > 0 and decodes == count > 0 and setting[LEAD] < np.inf:
+        whole_s = batch_time_s(p, count, context, 0.0, count)
+        share = max(0.1, 1.0 - whole_s / max(limit_s - now_s, whole_s))
+        if _crowded(p, plan, s, share, setting[CROWD]):
+            every_s = whole_s
+            decodes, context, limit_s = _leave_out(s, chosen, now_s + max(setting[LEAD], 3 * whole_s), whole_s)
     held += growth
 
     if setting[WAIT] > 0:
@@ -377,6 +450,15 @@ def step(p: Problem, plan: Plan, setting: NDArray[np.float64], s: State, b: Batc
             s.counts[q, COMPUTED] = past + chunk
         else:
             s.counts[q, COMPUTED] += chunk
+    if entries == decodes < count and every_s > 0 and now_s + every_s <= limit_s:
+        # No prefill could join, for want of memory perhaps: then leads may grow.
+        context, entries = 0, count
+        for k in range(count):
+            chosen[k] = True
+            context += counts[decoding[k], COMPUTED]
+            b.request[k] = decoding[k]
+            b.tokens[k] = 1
+        tokens = requests = count
     b.sizes[0] = entries
     if entries == 0:
         event_s = _next_event_s(p, plan, s)

@@ -124,9 +124,10 @@ class SearchSolver:
             yield f"search: {lane.best_value:g} attained", 0.1 + 0.9 * share
 
     def _insertions(self, lane: Lane, hint: NDArray[np.float64] | None) -> Iterator[float]:
-        """Insert the declined, and with a hint those it likes first into an empty plan; the lane keeps the best."""
+        """Insert the declined; with a hint also start from those it likes; the lane keeps the best."""
         yield from lane.insert(np.flatnonzero(~lane.plan.accept))
         if hint is not None:
             own = np.round(hint[lane.members], 1)
-            lane.start_from(np.zeros(len(own), dtype=np.bool_))
-            yield from lane.insert(np.lexsort((np.arange(len(own)), -own)))
+            lane.start_from(own >= 0.5)
+            order = np.lexsort((np.arange(len(own)), -own))
+            yield from lane.insert(order[~lane.plan.accept[order]])

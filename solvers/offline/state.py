@@ -11,23 +11,38 @@ from slo_opt.solvers.offline.encode import Problem
 STAGE, EMITTED, COMPUTED, KNOWN = 0, 1, 2, 3
 RELEASE, CLOCK, DUE = 0, 1, 2
 DECODING, QUEUED, PAUSED, NEXT = 0, 1, 2, 3
-CAP, WAIT, MARGIN = 0, 1, 2
+CAP, WAIT, MARGIN, LEAD, CROWD = 0, 1, 2, 3, 4
+LOOK_AHEAD_S = 1.0  # the longest batch: no state earlier than this before a change feels it
 LIVE_MOST = 1024  # requests a checkpoint holds; a fuller state has none
 
-# Longest batch, wait for the next arrival, margin before the last moment of the next arrival: seconds.
+# Seconds: longest batch; wait for the next arrival; margin before the last moment of the next arrival; while prefills
+# are crowded, decodes due later than LEAD stay out; prefills are crowded with less slack than CROWD.
 SETTINGS = np.array(
     [
-        [1.0, 0.0, 0.0],
-        [1.0, 0.01, 0.0],
-        [1.0, 0.03, 0.0],
-        [1.0, 0.08, 0.0],
-        [1.0, 0.0, 0.03],
-        [1.0, 0.03, 0.03],
-        [0.25, 0.0, 0.0],
-        [0.12, 0.0, 0.0],
-        [0.06, 0.0, 0.0],
-        [0.25, 0.03, 0.0],
-        [0.12, 0.03, 0.0],
+        [1.0, 0.0, 0.0, 0.3, 0.05],
+        [1.0, 0.0, 0.0, np.inf, 0.0],
+        [1.0, 0.0, 0.0, 0.3, 0.0],
+        [1.0, 0.0, 0.0, 0.3, 0.15],
+        [1.0, 0.0, 0.0, 0.15, 0.02],
+        [1.0, 0.0, 0.0, 1.0, 0.05],
+        [1.0, 0.0, 0.0, 0.3, np.inf],
+        [1.0, 0.0, 0.0, 0.15, np.inf],
+        [1.0, 0.01, 0.0, np.inf, 0.0],
+        [1.0, 0.03, 0.0, np.inf, 0.0],
+        [1.0, 0.08, 0.0, np.inf, 0.0],
+        [1.0, 0.0, 0.03, np.inf, 0.0],
+        [1.0, 0.03, 0.03, np.inf, 0.0],
+        [0.25, 0.0, 0.0, np.inf, 0.0],
+        [0.12, 0.0, 0.0, np.inf, 0.0],
+        [0.06, 0.0, 0.0, np.inf, 0.0],
+        [0.25, 0.03, 0.0, np.inf, 0.0],
+        [0.12, 0.03, 0.0, np.inf, 0.0],
+        [1.0, 0.03, 0.0, 0.3, 0.05],
+        [1.0, 0.08, 0.0, 0.3, 0.05],
+        [1.0, 0.0, 0.03, 0.3, 0.05],
+        [0.25, 0.0, 0.0, 0.3, 0.05],
+        [0.12, 0.0, 0.0, 0.3, 0.05],
+        [0.06, 0.0, 0.0, 0.3, 0.05],
     ]
 )
 
