@@ -13,8 +13,9 @@ from slo_opt.solvers.dp.prices import tighten, units
 from slo_opt.solvers.dp.tables import reduced, tables
 
 STEPS = 30  # of the prices in a round of the whole problem
-ROUNDS = 8  # of these at most
-NEAR = 2.0  # quanta between bound and incumbent at which the whole problem has had rounds enough, but for the second
+ROUNDS = 12  # of these at most
+PROGRESS = 0.1  # quanta by which a round narrows the gap for another to follow; the second always does
+STEPS_SHARE = 8  # a round has at least one step for so many candidates
 CORE_STEPS = 60  # of the prices before a pass of labels
 STEPS_PER_LABEL = 4  # candidates that a step of the prices passes in the time of a label
 FIRST_WIDTH = 64
@@ -66,8 +67,9 @@ def solve_arrays(
     bound, effort, width, number = np.inf, 0, 0, 0
     while True:
         count = len(keep)
+        gap = bound - best_value
         chosen = np.zeros(count, np.bool_)
-        steps = CORE_STEPS if width else STEPS
+        steps = max(CORE_STEPS if width else STEPS, count // STEPS_SHARE)
         bound = min(bound, tighten(problem, prices, chosen, best_value, steps))
         effort += steps * count // STEPS_PER_LABEL
         if bound < best_value + quantum:
@@ -84,7 +86,7 @@ def solve_arrays(
             if bound < best_value + quantum:
                 break
         number += 1
-        if number < 2 or (number < ROUNDS and width == 0 and bound >= best_value + NEAR * quantum):
+        if number < 2 or (number < ROUNDS and width == 0 and gap - (bound - best_value) > PROGRESS * quantum):
             continue
         width = min(width * WIDER, max(FIRST_WIDTH, max_labels)) if width else FIRST_WIDTH
         tolerance = TOLERANCE * quantum if width < EXACT_WIDTH else 0.0

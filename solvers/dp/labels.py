@@ -59,7 +59,7 @@ def _absorb(
     """
     resources = len(weight)
     pieces = (resources - 2) // 2
-    where, least = -1, most
+    where, least, raised = -1, most, 0.0
     for other in range(alive):
         merged = ahead[max(rows[other, resources], new[place, resources])]
         for r in range(pieces):
@@ -67,9 +67,8 @@ def _absorb(
         for r in range(pieces, resources - 1):
             merged += weight[r] * min(rows[other, r], new[place, r])
         merged += max(rows[other, resources - 1], new[place, resources - 1])
-        merged -= bounds[other]
-        if merged <= least:
-            where, least = other, merged
+        if merged - bounds[other] <= least:
+            where, least, raised = other, merged - bounds[other], merged
     if where < 0:
         return False
     for r in range(resources + 1):
@@ -78,7 +77,7 @@ def _absorb(
         else:
             rows[where, r] = max(rows[where, r], new[place, r])
     rows[where, resources + 1] = RELAXED
-    bounds[where] += max(0.0, least)
+    bounds[where] = max(bounds[where], raised)
     return True
 
 

@@ -10,7 +10,7 @@ from slo_opt.domain.admission import AdmissionProblem
 from slo_opt.solvers.dp.kernel import solve_arrays
 from slo_opt.solvers.interface import AdmissionResult, ObjectiveBounds, SolverConfig, SolveStats, Termination
 
-MAX_LABELS = 30_000  # keeps the time at 500 candidates below about 10 ms
+MAX_LABELS = 20_000  # keeps the time at 500 candidates below about 10 ms
 
 
 def plan(problem: AdmissionProblem, max_labels: int = MAX_LABELS) -> tuple[NDArray[np.bool_], int, int, int]:
