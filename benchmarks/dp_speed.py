@@ -23,6 +23,7 @@ from slo_opt.traces.snapshots import SnapshotShape, random_snapshot
 ENGINE = engine_named("llama-3-8b-a100")
 OVERLOADS = (0.8, 1.2, 1.6, 2.0, 3.0)
 MILP_TIME_LIMIT_S = 20.0
+FIRST_SEED = 10_000  # the kernel's constants were chosen on the seeds below
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,6 @@ class Cell:
     certified: float
     mean_gap_of_rest: float
     accepted: float
-    without_labels: float
     milp_solver: str
     milp_sample: int
     milp_mean_ms: float
@@ -63,22 +63,21 @@ def measure(
     num_candidates: int, num_running: int, memory_pressure: bool, num_snapshots: int, milp: str, milp_sample: int
 ) -> Cell:
     """One cell; the MILP is timed on the first snapshots of it."""
-    times_s, gaps, shares, labels = [], [], [], []
+    times_s, gaps, shares = [], [], []
     ratios, milp_s, differences = [], [], 0
     solver = admission_solver(milp) if milp_sample else None
-    for seed in range(num_snapshots):
-        problem = snapshot_problem(seed, num_candidates, num_running, memory_pressure)
+    for number in range(num_snapshots):
+        problem = snapshot_problem(FIRST_SEED + number, num_candidates, num_running, memory_pressure)
         took_s = np.inf
         for _ in range(2):
             began = time.perf_counter()
-            accepted, value, bound, num_labels = plan(problem)
+            accepted, value, bound, _ = plan(problem)
             took_s = min(took_s, time.perf_counter() - began)
         assert problem.check(np.flatnonzero(accepted).tolist()) is None
         times_s.append(took_s)
         gaps.append((bound - value) / max(1, bound))
         shares.append(float(accepted.mean()))
-        labels.append(num_labels)
-        if solver is not None and seed < milp_sample:
+        if solver is not None and number < milp_sample:
             result = solver.solve(problem, SolverConfig(time_limit_s=MILP_TIME_LIMIT_S))
             milp_s.append(result.stats.wall_s)
             ratios.append(result.stats.wall_s / took_s)
@@ -95,7 +94,6 @@ def measure(
         float(np.mean(gap == 0)),
         float(gap[gap > 0].mean()) if np.any(gap > 0) else 0.0,
         float(np.mean(shares)),
-        float(np.mean(np.array(labels) == 0)),
         milp,
         len(milp_s),
         float(np.mean(milp_s)) * 1e3 if milp_s else 0.0,
@@ -141,7 +139,8 @@ def main() -> None:
     report = {
         "engine": ENGINE.name,
         "num_tiers": 3,
-        "max_labels": MAX_LABELS,
+        "max_effort": MAX_LABELS,
+        "seeds": f"{FIRST_SEED} and on",
         "machine": f"{platform.machine()}, Python {platform.python_version()}",
         "cells": [asdict(cell) for cell in cells],
     }
