@@ -15,7 +15,7 @@ import numpy as np
 from slo_opt.domain.admission import AdmissionProblem
 from slo_opt.domain.engines import engine_named
 from slo_opt.domain.plan import admission_problem
-from slo_opt.solvers.dp.solver import MAX_LABELS, plan
+from slo_opt.solvers.dp.solver import MAX_EFFORT, plan
 from slo_opt.solvers.interface import SolverConfig
 from slo_opt.solvers.registry import admission_solver
 from slo_opt.traces.snapshots import SnapshotShape, random_snapshot
@@ -139,7 +139,7 @@ def main() -> None:
     report = {
         "engine": ENGINE.name,
         "num_tiers": 3,
-        "max_effort": MAX_LABELS,
+        "max_effort": MAX_EFFORT,
         "seeds": f"{FIRST_SEED} and on",
         "machine": f"{platform.machine()}, Python {platform.python_version()}",
         "cells": [asdict(cell) for cell in cells],

@@ -36,7 +36,7 @@ def solve_arrays(
     supply_ps: IntArray,
     headroom_ppm: IntArray,
     free_blocks: IntArray,
-    max_labels: int,
+    max_effort: int,
 ) -> tuple[NDArray[np.bool_], int, int, int]:
     """Best set of candidates to accept; arrays as in `AdmissionProblem`.
 
@@ -88,7 +88,7 @@ def solve_arrays(
         number += 1
         if number < 2 or (number < ROUNDS and width == 0 and gap - (bound - best_value) > PROGRESS * quantum):
             continue
-        width = min(width * WIDER, max(FIRST_WIDTH, max_labels)) if width else FIRST_WIDTH
+        width = min(width * WIDER, max(FIRST_WIDTH, max_effort)) if width else FIRST_WIDTH
         tolerance = TOLERANCE * quantum if width < EXACT_WIDTH else 0.0
         fix(problem, prices, best_value + quantum)
         kept = np.flatnonzero(problem.usable)
@@ -99,7 +99,7 @@ def solve_arrays(
         rounding(problem, prices)
         other = np.zeros(len(keep), np.bool_)
         found, dropped, labels = one_pass(
-            problem, prices, width, max(1, max_labels - effort), other, best_value, tolerance
+            problem, prices, width, max(1, max_effort - effort), other, best_value, tolerance
         )
         effort += labels
         if found > best_value:
@@ -107,7 +107,7 @@ def solve_arrays(
             best[keep] = other
             best_value = found
         bound = min(bound, max(dropped, float(best_value)))
-        if bound < best_value + quantum or effort >= max_labels:
+        if bound < best_value + quantum or effort >= max_effort:
             break
     quanta = int(np.floor(bound / quantum))
     return best, best_value, max(best_value, quanta * quantum), effort

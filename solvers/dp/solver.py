@@ -10,17 +10,17 @@ from slo_opt.domain.admission import AdmissionProblem
 from slo_opt.solvers.dp.kernel import solve_arrays
 from slo_opt.solvers.interface import AdmissionResult, ObjectiveBounds, SolverConfig, SolveStats, Termination
 
-MAX_LABELS = 20_000  # keeps the time at 500 candidates below about 10 ms
+MAX_EFFORT = 20_000  # keeps the time at 500 candidates below about 10 ms
 
 
-def plan(problem: AdmissionProblem, max_labels: int = MAX_LABELS) -> tuple[NDArray[np.bool_], int, int, int]:
+def plan(problem: AdmissionProblem, max_effort: int = MAX_EFFORT) -> tuple[NDArray[np.bool_], int, int, int]:
     """Solve without objects around it: for callers that count microseconds.
 
     Parameters
     ----------
     problem : AdmissionProblem
         ``N`` candidates.
-    max_labels : int
+    max_effort : int
         Effort at most: labels, and steps of the prices counted in labels. The work done, and so the result, does not
         depend on the clock.
 
@@ -44,35 +44,35 @@ def plan(problem: AdmissionProblem, max_labels: int = MAX_LABELS) -> tuple[NDArr
         problem.supply_ps,
         problem.headroom_ppm,
         problem.free_blocks,
-        max_labels,
+        max_effort,
     )
 
 
 class DpSolver:
     """Label-setting DP (see `slo_opt.solvers.dp.kernel`).
 
-    Exact unless it runs out of labels; then the best set found comes with a proved bound. Only between growing label
+    Exact unless it runs out of effort; then the best set found comes with a proved bound. Only between growing
     budgets does it look at the clock, so that without a time limit it is deterministic.
 
     Parameters
     ----------
-    max_labels : int
-        Label budget without a time limit.
+    max_effort : int
+        Effort without a time limit, in labels.
     """
 
     name = "dp"
 
-    def __init__(self, max_labels: int = MAX_LABELS) -> None:
-        self._max_labels = max_labels
+    def __init__(self, max_effort: int = MAX_EFFORT) -> None:
+        self._max_effort = max_effort
 
     def solve(self, problem: AdmissionProblem, config: SolverConfig) -> AdmissionResult:
         """Best set of candidates to accept.
 
-        With `time_limit_s` the label budget grows fourfold until the set is proved within `relative_gap` or the next
+        With `time_limit_s` the effort grows fourfold until the set is proved within `relative_gap` or the next
         budget would overrun the limit.
         """
         began = time.perf_counter()
-        budget = self._max_labels
+        budget = self._max_effort
         while True:
             started = time.perf_counter()
             accepted, value, bound, effort = plan(problem, budget)
@@ -84,7 +84,7 @@ class DpSolver:
         stats = SolveStats(
             time.perf_counter() - began,
             {"slo-opt dp": "1", "numba": numba.__version__},
-            {"effort_labels": float(effort), "max_labels": float(budget)},
+            {"effort_labels": float(effort), "max_effort": float(budget)},
         )
         if value < 0:
             return AdmissionResult(Termination.INFEASIBLE, None, ObjectiveBounds(), stats)

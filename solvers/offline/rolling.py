@@ -18,7 +18,6 @@ from slo_opt.solvers.offline.state import COMPUTED, DECODING, DUE, EMITTED, KNOW
 from slo_opt.solvers.offline.warm import tiny_instance
 
 REPLAN_S = 0.1  # declined requests are asked for again after this long, as in SLOs-Serve
-_LABELS = 2000
 
 
 class _Roll:
@@ -63,7 +62,7 @@ class _Roll:
         if not candidates:
             return
         problem = admission_problem(self._snapshot(candidates), self.engine, memory="growth")
-        accepted, *_ = plan(problem, _LABELS)
+        accepted, *_ = plan(problem)
         self.plans += 1
         chosen = {int(problem.ids[j]) for j in np.flatnonzero(accepted)}
         kept = sorted(chosen, key=lambda q: (state.times[q, DUE], q))

@@ -123,7 +123,7 @@ def test_a_tight_label_budget_is_a_result_and_more_time_closes_it() -> None:
     for seed in range(40):
         rng = np.random.default_rng(seed)
         problem = random_admission_problem(rng, 40, 10, 4, memory_pressure=True, weighted=True)
-        result = DpSolver(max_labels=5).solve(problem, SolverConfig())
+        result = DpSolver(max_effort=5).solve(problem, SolverConfig())
         assert result.bounds.primal is not None
         assert result.bounds.dual is not None
         if result.termination is Termination.OTHER_LIMIT:
