@@ -10,6 +10,7 @@ from slo_opt.domain.instance import Instance
 from slo_opt.domain.schedule import Schedule
 from slo_opt.formulations.batches_rounds import rounds_of
 from slo_opt.solvers.batches_timing import Contents, timed_schedule
+from slo_opt.solvers.cpsat_run import set_parameters
 from slo_opt.solvers.interface import ObjectiveBounds, ScheduleResult, SolverConfig, SolveStats, Termination
 from slo_opt.solvers.stoppable import run_stoppable
 from slo_opt.solvers.versions import require
@@ -113,22 +114,11 @@ def _run(model: "BatchesModel", config: SolverConfig, left_s: float | None) -> t
     from ortools.sat.python import cp_model
 
     solver = cp_model.CpSolver()
+    set_parameters(solver, config, left_s)
     parameters = solver.parameters
-    parameters.num_workers = config.threads
-    parameters.random_seed = config.seed
-    parameters.log_search_progress = config.log
-    parameters.log_to_stdout = False
-    parameters.relative_gap_limit = config.relative_gap
-    parameters.catch_sigint_signal = False
     parameters.cp_model_probing_level = 0  # costs more time here than it saves
-    # Presolve of 9.15 cuts off optima of this model by its dual reductions: see the trap in formulations/README.md.
+    # Dual reductions have cut off optima of this model too: see the trap in formulations/README.md.
     parameters.keep_all_feasible_solutions_in_presolve = True
-    if left_s is not None:
-        parameters.max_time_in_seconds = left_s
-    if config.log:
-        import sys
-
-        solver.log_callback = lambda line: print(line, file=sys.stderr)
 
     def tick(seconds: float) -> None:
         if config.progress is not None:
