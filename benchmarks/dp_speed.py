@@ -1,6 +1,8 @@
 """Speed of the DP on realistic serving states, and of a MILP on a sample of the same states.
 
-Writes ``results/dp_speed.json`` beside this file and prints a markdown table. About 5 minutes; ``--quick`` about one.
+    python benchmarks/dp_speed.py
+
+Writes benchmarks/results/dp_speed.json and .md. About 5 minutes; ``--quick`` about one.
 """
 
 import argparse
@@ -145,6 +147,7 @@ def main() -> None:
         "cells": [asdict(cell) for cell in cells],
     }
     out.write_text(json.dumps(report, indent=1) + "\n")
+    out.with_suffix(".md").write_text(table(cells) + "\n")
     print("\n" + table(cells))
 
 

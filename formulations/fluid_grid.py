@@ -109,13 +109,14 @@ def make_grid(
     return FluidGrid(fine, np.array(coarse), pooled)
 
 
-def choose_grid(prefills: list[PrefillWork], decodes: list[DecodeWork]) -> FluidGrid:
+def choose_grid(prefills: list[PrefillWork], decodes: list[DecodeWork], coarser: float = 1.0) -> FluidGrid:
     """A grid as fine as pays: a twentieth of a short prefill window, a few tokens of decode, coarser for long traces.
 
-    Decodes of more than 64 steps on average pool their leads: their freedom to run ahead is small beside their length.
+    All slots are `coarser` times as long. Decodes of more than 64 steps on average pool their leads: their freedom to
+    run ahead is small beside their length.
     """
     windows_s = np.array([work.due_s - work.release_s for work in prefills])
-    crowd = max(1.0, len(prefills) / 3000)
+    crowd = coarser * max(1.0, len(prefills) / 3000)
     resolution_s = float(np.clip(0.05 * crowd * np.quantile(windows_s, 0.25), 1e-3, 2.0))
     if not decodes:
         return make_grid(prefills, decodes, resolution_s=resolution_s, coarse_s=5 * resolution_s, pooled=True)

@@ -20,6 +20,8 @@ from slo_opt.solvers.stoppable import run_stoppable
 from slo_opt.solvers.versions import require
 
 TARGET = 16  # requests of the first blocks, about: larger ones bound tighter and take longer
+_MANY = 4  # blocks from which their slots are coarser: integrality gains more than fine slots, if there is time for it
+_COARSER = 2.0
 _TOLERANCE = 1e-6  # of what branch and bound proves in floating point
 
 
@@ -71,8 +73,8 @@ class FluidHighsSolver:
     """Upper bound on the value of any non-speculative schedule of a trace; gives no schedule.
 
     First the linear relaxation, whose bound rests on its row multipliers alone (weak duality, evaluated outside the
-    solver). Then integer programs of blocks of requests, coupled by prices, joined two by two while time is left; their
-    bounds are those of HiGHS's branch and bound, widened by 1e-6.
+    solver). Then integer programs of blocks of requests on slots twice as long, coupled by prices, joined two by two
+    while time is left; their bounds are those of HiGHS's branch and bound, widened by 1e-6.
 
     References
     ----------
@@ -127,6 +129,12 @@ def _bound(instance: Instance, run: _Run) -> tuple[float | None, dict[str, float
     best = model.arrays.safe_bound(multipliers)
     detail["relaxation_bound"] = best
     detail["relaxation_s"] = time.perf_counter() - run.began_s
+    if len(prefills) > _MANY * TARGET and not grid.pooled:
+        grid = choose_grid(prefills, decodes, _COARSER)
+        model = build_fluid(instance, grid)
+        multipliers = _relax(model, run)
+        if multipliers is None:
+            return best, detail
     parts = Decomposition(instance, grid, model, multipliers, cut_blocks(instance, grid, model, multipliers, TARGET))
     bounds = _block_bounds(parts, range(len(parts.blocks)), run, 0.4 if len(parts.blocks) > 1 else 1.0, relax=True)
     detail["blocks"] = float(len(parts.blocks))
