@@ -7,6 +7,8 @@ import numpy as np
 from slo_opt.domain.work import DecodeWork, PrefillWork
 from slo_opt.formulations.sparse_model import FloatArray, IntArray
 
+MOST_COARSE = 50_000  # coarse slots: pauses of days between rounds must not fill the memory
+
 
 @dataclass(frozen=True, slots=True)
 class FluidGrid:
@@ -93,8 +95,9 @@ def make_grid(
     pooled : bool
         See `FluidGrid`.
     """
-    start_s = min([0.0, *(work.release_s for work in prefills)])
+    start_s = min(work.release_s for work in prefills)
     end_s = max([*(work.due_s for work in prefills), *(work.last_due_s for work in decodes)]) + 1e-3
+    coarse_s = max(coarse_s, (end_s - start_s) / MOST_COARSE)
     wanted = np.array([time for work in prefills for time in (work.release_s, work.due_s)])
     wanted = np.sort(np.concatenate([wanted, np.arange(start_s, end_s, coarse_s)]))
     kept = [start_s]

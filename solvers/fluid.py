@@ -33,6 +33,7 @@ class _Run:
     began_s: float = field(default_factory=time.perf_counter)
     active: list[Any] = field(default_factory=list)
     stopping: bool = False
+    solved: bool = False  # the last integer program, to its end
 
     def left_s(self) -> float:
         """Seconds left; infinite without a limit."""
@@ -56,6 +57,7 @@ class _Run:
             options["time_limit"] = max(left_s, 0.0)
         for name, value in options.items():
             highs.setOptionValue(name, value)
+        highs.HandleUserInterrupt = True  # without it HiGHS does not look at cancelSolve
         self.active.append(highs)
         try:
             if not self.stopping:
@@ -146,7 +148,7 @@ def _bound(instance: Instance, run: _Run) -> tuple[float | None, dict[str, float
         parts, bounds = _merge_pairs(parts, bounds, run, idle)
         idle = idle + 1 if len(parts.blocks) == count else 0
     detail["merged_blocks"] = float(len(parts.blocks))
-    detail["complete"] = float(len(parts.blocks) == 1 and run.left_s() > 0)
+    detail["complete"] = float(len(parts.blocks) == 1 and run.solved)
     return min(best, math.fsum(bounds) + parts.constant), detail
 
 
@@ -168,6 +170,8 @@ def _block_bounds(
     end_s = run.left_s() * (1 - share) if limited else 0.0
     done = 0
 
+    import highspy
+
     def solve(b: int) -> float:
         nonlocal done
         if run.left_s() <= 0:
@@ -183,7 +187,9 @@ def _block_bounds(
         done += 1
         run.report(f"integer programs of {len(parts.blocks)} blocks", done / len(chosen))
         # Never run or cancelled in presolve, HiGHS reports a dual bound of 0 that it has not proved.
-        dual = math.inf if run.stopping else -float(highs.getInfo().mip_dual_bound)
+        info = highs.getInfo()
+        dual = -float(info.mip_dual_bound) if info.valid and not run.stopping else math.inf
+        run.solved = highs.getModelStatus() == highspy.HighsModelStatus.kOptimal
         return min(bound, dual + _TOLERANCE * (1 + abs(dual))) if math.isfinite(dual) else bound
 
     with ThreadPoolExecutor(threads) as pool:

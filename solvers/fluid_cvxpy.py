@@ -47,7 +47,7 @@ def practical_grid(prefills: list[PrefillWork], decodes: list[DecodeWork], most:
     """The grid of `choose_grid`, or coarser ones until the model has at most about `most` entries."""
     grid = choose_grid(prefills, decodes)
     resolution_s, coarse_s = float(np.median(grid.length_s)), float(np.median(np.diff(grid.coarse_s)))
-    while _entries(grid, prefills, decodes) > most:
+    while _entries(grid, prefills, decodes) > most and grid.num_coarse > 1:
         resolution_s, coarse_s = 2 * resolution_s, 2 * coarse_s
         grid = make_grid(prefills, decodes, resolution_s=resolution_s, coarse_s=coarse_s, pooled=grid.pooled)
     return grid
@@ -125,6 +125,7 @@ class _Relaxation:
             options["time_limit"] = left_s
         for name, value in options.items():
             self.highs.setOptionValue(name, value)
+        self.highs.HandleUserInterrupt = True  # without it HiGHS does not look at cancelSolve
         if self.stopping:
             return False
         self.highs.run()

@@ -185,7 +185,10 @@ def _run(
     schedule, evaluation = result.schedule, None
     status, message = result.termination, None
     if schedule is not None:
-        evaluation = evaluate(instance, schedule)
+        try:
+            evaluation = evaluate(instance, schedule)
+        except KeyboardInterrupt:
+            return failed(Termination.INTERRUPTED, "interrupted while its schedule was replayed")
         if not evaluation.legal:
             status, message = Termination.ERROR, f"its schedule is illegal: {evaluation.violations[0]}"
             schedule = evaluation = None
@@ -255,20 +258,28 @@ def _run_all(
     planners = [name for name in solvers if name not in BOUND_METHODS]
     with ThreadPoolExecutor(max(1, len(solvers) - len(planners))) as pool:
         relaxations = [pool.submit(relax, name) for name in solvers if name in BOUND_METHODS]
-        for position, name in enumerate(planners):
-            limit_s = config.time_limit_s
-            if limit_s is not None:
-                left_s = max(0.0, limit_s - (time.perf_counter() - started_s))
-                limit_s = left_s / (len(planners) - position)
-            own = replace(config, time_limit_s=limit_s, progress=_named(config.progress, name))
-            report, schedule, evaluation = _run(name, solvers[name], instance, own)
-            reports[name] = report
-            if schedule is not None and evaluation is not None and (best is None or evaluation.value > best[1].value):
-                best = schedule, evaluation
-            if report.status is Termination.INTERRUPTED:
-                stop.set()
-                if best is not None:
-                    break
+        try:
+            for position, name in enumerate(planners):
+                limit_s = config.time_limit_s
+                if limit_s is not None:
+                    left_s = max(0.0, limit_s - (time.perf_counter() - started_s))
+                    limit_s = left_s / (len(planners) - position)
+                own = replace(config, time_limit_s=limit_s, progress=_named(config.progress, name))
+                report, schedule, evaluation = _run(name, solvers[name], instance, own)
+                reports[name] = report
+                if (
+                    schedule is not None
+                    and evaluation is not None
+                    and (best is None or evaluation.value > best[1].value)
+                ):
+                    best = schedule, evaluation
+                if report.status is Termination.INTERRUPTED:
+                    stop.set()
+                    if best is not None:
+                        break
+        except BaseException:
+            stop.set()  # the pool waits for the relaxations
+            raise
         while relaxations:
             try:
                 relaxations.pop().result()

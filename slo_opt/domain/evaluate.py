@@ -229,6 +229,7 @@ class _Replay:
         if start_s < self.latest_start_s:
             self.violate("unordered", b, None, f"starts at {start_s} s, after a batch that starts later")
         self.latest_start_s = max(self.latest_start_s, start_s)
+        begins_s = max(start_s, self.free_at_s[replica])  # what is forgiven at a start must not add up over batches
         for index in batch.preempted:
             self._preempt(b, replica, index)
         if not batch.requests:
@@ -247,6 +248,7 @@ class _Replay:
             if state is None:
                 state = self.progress[index] = _Progress(self.instance, index)
             total += tokens
+            begins_s = max(begins_s, state.release_s)
             emits = self._entry(b, batch, position, index, tokens, state)
             if emits is None:
                 continue
@@ -280,7 +282,7 @@ class _Replay:
         )
         self.num_tokens += total
         self.busy_s += duration_s
-        self.free_at_s[replica] = end_s = start_s + duration_s
+        self.free_at_s[replica] = end_s = begins_s + duration_s
         for state, index, emits in emitting:
             for _ in range(emits):
                 stage = state.stage

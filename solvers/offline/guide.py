@@ -40,6 +40,7 @@ def relaxed_acceptance(instance: Instance, time_limit_s: float) -> NDArray[np.fl
     options = {"solver": "ipm", "run_crossover": "off", "threads": 1, "time_limit": time_limit_s}
     for name, value in options.items():
         highs.setOptionValue(name, value)
+    highs.HandleUserInterrupt = True  # without it HiGHS does not look at cancelSolve
     _, stopped = run_stoppable(highs.run, highs.cancelSolve)
     if stopped:
         raise KeyboardInterrupt

@@ -114,12 +114,16 @@ def block_optima(parts: Decomposition, *, integer: bool) -> list[float]:
 @settings(max_examples=30, deadline=None)
 @given(SEEDS, st.booleans())
 def test_priced_blocks(seed, pooled):
-    """Blocks lose nothing against the relaxation; their integer programs lie between it and the integer optimum."""
+    """Blocks lose nothing against the relaxation; their integer programs lie between it and the integer optimum.
+
+    Pooled leads are pooled block by block, which is tighter than all together; leads apart are tighter still.
+    """
     rng = random.Random(seed)
     instance = loaded(rng)
     grid, model = relaxed(instance, rng, pooled)
     value, multipliers = optimum(model)
-    whole, _ = optimum(model, integer=True)
+    apart = build_fluid(instance, replace(grid, pooled=False)) if pooled else model
+    whole, _ = optimum(apart, integer=True)
     partitions = [
         cut_blocks(instance, grid, model, multipliers, 2),
         random_partition(instance, grid, rng),
@@ -127,7 +131,9 @@ def test_priced_blocks(seed, pooled):
     for blocks in partitions:
         parts = Decomposition(instance, grid, model, multipliers, blocks)
         linear = math.fsum(block_optima(parts, integer=False)) + parts.constant
-        assert linear == pytest.approx(value, rel=1e-5, abs=1e-5)
+        assert linear <= value + 1e-5 * max(1, value)
+        if not pooled:
+            assert linear == pytest.approx(value, rel=1e-5, abs=1e-5)
         mixed = math.fsum(block_optima(parts, integer=True)) + parts.constant
         assert whole - 1e-5 * max(1, whole) <= mixed <= value + 1e-5 * max(1, value)
 
