@@ -7,7 +7,8 @@ import numpy as np
 from slo_opt.domain.work import DecodeWork, PrefillWork
 from slo_opt.formulations.sparse_model import FloatArray, IntArray
 
-MOST_COARSE = 50_000  # coarse slots: pauses of days between rounds must not fill the memory
+MOST_COARSE = 20_000  # coarse slots: pauses of days between rounds must not fill the memory
+MOST_ENTRIES = 2_000_000  # pairs of a prefill or decode and a slot of its window
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,12 @@ class FluidGrid:
         """Coarse slots ``first:last`` that cover a window."""
         return _cover(self.coarse_s, release_s, due_s)
 
+    def entries(self, prefills: list[PrefillWork], decodes: list[DecodeWork]) -> int:
+        """Pairs of a prefill or decode and a slot of its window: what the size of the relaxation grows with."""
+        windows = [self.fine_slots(work.release_s, work.due_s) for work in prefills]
+        windows += [self.coarse_slots(work.release_s, work.last_due_s) for work in decodes]
+        return sum(last - first for first, last in windows)
+
     def slice(self, coarse_first: int, coarse_last: int) -> "FluidGrid":
         """The grid of coarse slots ``coarse_first:coarse_last`` alone."""
         first, last = (int(self.coarse_start[c]) for c in (coarse_first, coarse_last))
@@ -112,19 +119,25 @@ def make_grid(
     return FluidGrid(fine, np.array(coarse), pooled)
 
 
-def choose_grid(prefills: list[PrefillWork], decodes: list[DecodeWork], coarser: float = 1.0) -> FluidGrid:
+def choose_grid(
+    prefills: list[PrefillWork], decodes: list[DecodeWork], coarser: float = 1.0, most: int = MOST_ENTRIES
+) -> FluidGrid:
     """A grid as fine as pays: a twentieth of a short prefill window, a few tokens of decode, coarser for long traces.
 
-    All slots are `coarser` times as long. Decodes of more than 64 steps on average pool their leads: their freedom to
-    run ahead is small beside their length.
+    All slots are `coarser` times as long, and twice as long again until there are at most about `most` entries. Decodes
+    of more than 64 steps on average pool their leads: their freedom to run ahead is small beside their length.
     """
     windows_s = np.array([work.due_s - work.release_s for work in prefills])
     crowd = coarser * max(1.0, len(prefills) / 3000)
     resolution_s = float(np.clip(0.05 * crowd * np.quantile(windows_s, 0.25), 1e-3, 2.0))
-    if not decodes:
-        return make_grid(prefills, decodes, resolution_s=resolution_s, coarse_s=5 * resolution_s, pooled=True)
-    steps = float(np.mean([work.steps for work in decodes]))
-    tpot_s = float(np.median([work.tpot_s for work in decodes]))
-    pooled = steps > 64
-    coarse_s = max(resolution_s, crowd * tpot_s * (20 if pooled else 4))
-    return make_grid(prefills, decodes, resolution_s=resolution_s, coarse_s=coarse_s, pooled=pooled)
+    coarse_s, pooled = 5 * resolution_s, True
+    if decodes:
+        steps = float(np.mean([work.steps for work in decodes]))
+        tpot_s = float(np.median([work.tpot_s for work in decodes]))
+        pooled = steps > 64
+        coarse_s = max(resolution_s, crowd * tpot_s * (20 if pooled else 4))
+    while True:
+        grid = make_grid(prefills, decodes, resolution_s=resolution_s, coarse_s=coarse_s, pooled=pooled)
+        if grid.num_coarse == 1 or grid.entries(prefills, decodes) <= most:
+            return grid
+        resolution_s, coarse_s = 2 * resolution_s, 2 * coarse_s

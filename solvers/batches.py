@@ -18,7 +18,7 @@ from slo_opt.solvers.versions import require
 if TYPE_CHECKING:
     from slo_opt.formulations.batches_cpsat import BatchesModel
 
-_MOST_VARIABLES = 200_000
+_MOST_VARIABLES = 50_000
 _VALUE_TOLERANCE = 1e-9
 _COARSE_PS = 10**7  # small domains of times make CP-SAT many times faster
 
@@ -46,17 +46,16 @@ class BatchesCpSatSolver:
     def __init__(self) -> None:
         self._versions = require("ortools")
 
-    def solve(self, instance: Instance, config: SolverConfig) -> ScheduleResult:
-        """Best schedule and bound; ``OTHER_LIMIT`` where a gap is left when all models are solved.
+    def check(self, instance: Instance) -> None:
+        """Refuse what the model is not for, before anything runs.
 
         Raises
         ------
         InvalidInputError
             More than one replica, or an instance far beyond a dozen requests.
         """
-        from slo_opt.formulations.batches_cpsat import BatchesModel, Grid, sufficient_slots
+        from slo_opt.formulations.batches_cpsat import sufficient_slots
 
-        began = time.perf_counter()
         if instance.num_replicas != 1:
             raise InvalidInputError(
                 f"{instance.name}: the exact model takes one replica, not {instance.num_replicas}; "
@@ -70,9 +69,27 @@ class BatchesCpSatSolver:
                 f"{instance.name}: the exact model would take {slots} batches and {variables} variables, more than "
                 f"{_MOST_VARIABLES}: it is for a dozen requests; take a smaller window, or method 'highs' for a bound"
             )
+
+    def solve(self, instance: Instance, config: SolverConfig) -> ScheduleResult:
+        """Best schedule and bound; ``OTHER_LIMIT`` where a gap is left when all models are solved.
+
+        Raises
+        ------
+        InvalidInputError
+            More than one replica, or an instance far beyond a dozen requests.
+        """
+        from slo_opt.formulations.batches_cpsat import BatchesModel, Grid, sufficient_slots
+
+        began = time.perf_counter()
+        self.check(instance)
+        rounds = rounds_of(instance)
+        slots = sufficient_slots(instance, rounds)
         best, value = Schedule.from_batches([]), 0.0
         dual = math.fsum(instance.value_of(instance.requests[i]) for i in {rnd.request for rnd in rounds})
+        # Where memory is short a schedule that preempts may do better than any without.
+        wanted = sum(instance.engine.kv_blocks_for(rnd.final_context) for rnd in rounds)
         detail = {"slots": float(slots), "models": 0.0, "branches": 0.0, "conflicts": 0.0}
+        detail["preemption_left_out"] = float(wanted > instance.engine.kv_blocks)
         origin_s = min((rnd.arrival_s for rnd in rounds), default=0.0)
         models = [
             (Grid(True, origin_s, _COARSE_PS), False),
@@ -106,7 +123,9 @@ class BatchesCpSatSolver:
                 termination = ended
                 break
         stats = SolveStats(time.perf_counter() - began, self._versions, detail)
-        return ScheduleResult(termination, best, ObjectiveBounds(value, max(value, dual)), stats)
+        if dual > value - 1e-6:  # one that is lower is wrong, and must be seen
+            dual = max(value, dual)
+        return ScheduleResult(termination, best, ObjectiveBounds(value, dual), stats)
 
 
 def _run(model: "BatchesModel", config: SolverConfig, left_s: float | None) -> tuple[Any, Termination]:

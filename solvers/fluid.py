@@ -15,6 +15,7 @@ from slo_opt.formulations.fluid_grid import choose_grid
 from slo_opt.formulations.fluid_highs import FluidModel, build_fluid
 from slo_opt.formulations.sparse_model import FloatArray, row_multipliers
 from slo_opt.solvers.fluid_blocks import Decomposition, cut_blocks
+from slo_opt.solvers.highs_run import log_to_stderr
 from slo_opt.solvers.interface import ObjectiveBounds, ScheduleResult, SolverConfig, SolveStats, Termination
 from slo_opt.solvers.stoppable import run_stoppable
 from slo_opt.solvers.versions import require
@@ -50,7 +51,7 @@ class _Run:
 
     def highs(self, highs: Any, **options: Any) -> None:
         """Run HiGHS within the time left."""
-        highs.setOptionValue("output_flag", self.config.log)
+        log_to_stderr(highs, self.config)
         options = {"threads": 1, "random_seed": self.config.seed, **options}
         left_s = min(self.left_s(), options.pop("time_limit", math.inf))
         if math.isfinite(left_s):
@@ -78,12 +79,20 @@ class FluidHighsSolver:
     solver). Then integer programs of blocks of requests on slots twice as long, coupled by prices, joined two by two
     while time is left; their bounds are those of HiGHS's branch and bound, widened by 1e-6.
 
+    Raises
+    ------
+    SolverNotAvailableError
+        highspy is missing or a version that gives wrong answers.
+
     References
     ----------
     formulations/README.md, level 3.
     """
 
     name = "highs"
+
+    def __init__(self) -> None:
+        self._versions = require("highspy")
 
     def solve(self, instance: Instance, config: SolverConfig) -> ScheduleResult:
         """Bound the instance.
@@ -103,7 +112,6 @@ class FluidHighsSolver:
             ``optimal`` when the integer program of the whole trace was solved, ``other-limit`` when joining more
             blocks did not pay.
         """
-        versions = require("highspy")
         run = _Run(config)
         (dual, detail), stopped = run_stoppable(lambda: _bound(instance, run), run.stop, asked=config.stop)
         complete = bool(detail.pop("complete"))
@@ -113,7 +121,7 @@ class FluidHighsSolver:
             termination=Termination.INTERRUPTED if stopped else termination,
             schedule=None,
             bounds=ObjectiveBounds(primal=None, dual=dual),
-            stats=SolveStats(time.perf_counter() - run.began_s, versions, detail),
+            stats=SolveStats(time.perf_counter() - run.began_s, self._versions, detail),
         )
 
 
@@ -129,6 +137,8 @@ def _bound(instance: Instance, run: _Run) -> tuple[float | None, dict[str, float
     if multipliers is None:
         return None, detail
     best = model.arrays.safe_bound(multipliers)
+    if best > (1 + _TOLERANCE) * float(model.arrays.cost.sum()):
+        return None, detail  # the limit came so early that it says less than that no request counts twice
     detail["relaxation_bound"] = best
     detail["relaxation_s"] = time.perf_counter() - run.began_s
     if len(prefills) > _MANY * TARGET and not grid.pooled:

@@ -9,8 +9,9 @@ import numpy as np
 
 from slo_opt.domain.instance import Instance
 from slo_opt.domain.work import DecodeWork, PrefillWork, attainable_work
-from slo_opt.formulations.fluid_grid import FluidGrid, choose_grid, make_grid
+from slo_opt.formulations.fluid_grid import FluidGrid, choose_grid
 from slo_opt.formulations.sparse_model import FloatArray, IntArray, ModelArrays, row_multipliers
+from slo_opt.solvers.highs_run import log_to_stderr
 from slo_opt.solvers.interface import ObjectiveBounds, ScheduleResult, SolverConfig, SolveStats, Termination
 from slo_opt.solvers.stoppable import run_stoppable
 from slo_opt.solvers.versions import require
@@ -44,19 +45,8 @@ class ShadowPrices:
 
 
 def practical_grid(prefills: list[PrefillWork], decodes: list[DecodeWork], most: int = MOST_ENTRIES) -> FluidGrid:
-    """The grid of `choose_grid`, or coarser ones until the model has at most about `most` entries."""
-    grid = choose_grid(prefills, decodes)
-    resolution_s, coarse_s = float(np.median(grid.length_s)), float(np.median(np.diff(grid.coarse_s)))
-    while _entries(grid, prefills, decodes) > most and grid.num_coarse > 1:
-        resolution_s, coarse_s = 2 * resolution_s, 2 * coarse_s
-        grid = make_grid(prefills, decodes, resolution_s=resolution_s, coarse_s=coarse_s, pooled=grid.pooled)
-    return grid
-
-
-def _entries(grid: FluidGrid, prefills: list[PrefillWork], decodes: list[DecodeWork]) -> int:
-    windows = [grid.fine_slots(work.release_s, work.due_s) for work in prefills]
-    windows += [grid.coarse_slots(work.release_s, work.last_due_s) for work in decodes]
-    return sum(last - first for first, last in windows)
+    """The grid of `choose_grid`, as much coarser as brings the model down to about `most` entries."""
+    return choose_grid(prefills, decodes, most=most)
 
 
 def compiled(program: Any) -> tuple[ModelArrays, dict[int, IntArray], dict[int, int]]:
@@ -112,7 +102,6 @@ class _Relaxation:
         import highspy
 
         options = {
-            "output_flag": self.config.log,
             "solver": "ipm",
             "run_crossover": "off",
             "threads": self.config.threads,
@@ -123,6 +112,7 @@ class _Relaxation:
             if left_s <= 0:
                 return False
             options["time_limit"] = left_s
+        log_to_stderr(self.highs, self.config)
         for name, value in options.items():
             self.highs.setOptionValue(name, value)
         self.highs.HandleUserInterrupt = True  # without it HiGHS does not look at cancelSolve

@@ -51,6 +51,15 @@ def mip_options(config: SolverConfig, time_left_s: float | None) -> dict[str, An
     return options
 
 
+def log_to_stderr(highs: Any, config: SolverConfig) -> None:
+    """Let HiGHS log to stderr, or not at all."""
+    highs.silent(not config.log)
+    if config.log:
+        highs.setOptionValue("log_to_console", False)
+        highs.setOptionValue("log_file", os.devnull)  # HiGHS calls back only if it logs somewhere
+        highs.cbLogging += lambda event: sys.stderr.write(event.message)
+
+
 def run_highs(highs: Any, config: SolverConfig, time_left_s: float | None) -> HighsOutcome:
     """Set the options, run, and read the outcome.
 
@@ -65,11 +74,7 @@ def run_highs(highs: Any, config: SolverConfig, time_left_s: float | None) -> Hi
     """
     import highspy
 
-    highs.silent(not config.log)
-    if config.log:
-        highs.setOptionValue("log_to_console", False)
-        highs.setOptionValue("log_file", os.devnull)  # HiGHS calls back only if it logs somewhere
-        highs.cbLogging += lambda event: sys.stderr.write(event.message)
+    log_to_stderr(highs, config)
     for name, value in mip_options(config, time_left_s).items():
         highs.setOptionValue(name, value)
     highs.HandleUserInterrupt = True

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -17,6 +17,36 @@ from slo_opt.traces.trace import Trace
 FORMAT = "slo-opt-plan"
 VERSION = 1
 _REMEDY = "Give a file that `slo-opt solve -o` wrote."
+
+_Index = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+
+
+class _Head(msgspec.Struct, frozen=True):
+    format: Any = None
+    version: Any = None
+
+
+class _ScheduleFields(msgspec.Struct, frozen=True):
+    """As `Schedule.to_dict` writes them."""
+
+    start_s: list[float]
+    replica: list[_Index]
+    offset: list[_Index]
+    request: list[_Index]
+    tokens: list[_Index]
+    emitted: list[_Index] | None
+    preempted: dict[int, list[_Index]]
+    admitted: list[_Index]
+
+
+class _Fields(msgspec.Struct, frozen=True):
+    report: dict[str, Any]
+    num_replicas: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
+    trace: msgspec.Raw
+    schedule: _ScheduleFields | None = None
+
+
+Layout = TypeVar("Layout", _Head, _Fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,35 +91,51 @@ def read_plan(path: str | Path) -> Plan:
         The file is no plan, is damaged, or holds a schedule that is illegal on its own trace.
     """
     source = load(path)
+    head = _decoded(source, _Head)
+    if head.format != FORMAT:
+        remedy = "This is a trace: slo-opt solve." if head.format == native.FORMAT else _REMEDY
+        raise source.error("$.format", f"expected {FORMAT!r}", remedy)
+    if head.version != VERSION:
+        raise source.error("$.version", f"unknown version {head.version!r}; expected {VERSION}", _REMEDY)
+    fields = _decoded(source, _Fields)
+    trace = native.read(Source(f"{source.path}#trace", bytes(fields.trace).decode()))
+    if trace.engine is None:
+        raise source.error("$.trace.engine", "is missing", _REMEDY)
+    instance = trace.to_instance(num_replicas=fields.num_replicas)
+    schedule = None if fields.schedule is None else _schedule(source, instance, fields.schedule)
+    return Plan(fields.report, instance, schedule)
+
+
+def _decoded(source: Source, layout: type[Layout]) -> Layout:
     try:
-        fields = msgspec.json.decode(source.text)
+        return msgspec.json.decode(source.text, type=layout)
+    except msgspec.ValidationError as error:
+        what, _, place = str(error).partition(" - at ")
+        raise source.error(place.strip("`") or "$", what, _REMEDY) from None
     except msgspec.DecodeError as error:
         raise source.error("file", f"is not JSON ({error})", _REMEDY) from None
-    if not isinstance(fields, dict) or fields.get("format") != FORMAT:
-        raise source.error("$.format", f"expected {FORMAT!r}", _REMEDY)
-    if fields.get("version") != VERSION:
-        raise source.error("$.version", f"unknown version {fields.get('version')!r}; expected {VERSION}", _REMEDY)
-    for key, kind in (("report", dict), ("trace", dict), ("num_replicas", int)):
-        if not isinstance(fields.get(key), kind):
-            raise source.error(f"$.{key}", "is missing or of the wrong type", _REMEDY)
-    trace = native.read(Source(f"{source.path}#trace", msgspec.json.encode(fields["trace"]).decode()))
-    instance = trace.to_instance(num_replicas=fields["num_replicas"])
-    schedule = None if fields.get("schedule") is None else _schedule(source, instance, fields["schedule"])
-    return Plan(fields["report"], instance, schedule)
+    except RecursionError:
+        raise source.error("file", "is nested too deeply", _REMEDY) from None
 
 
-def _schedule(source: Source, instance: Instance, fields: Any) -> Schedule:
+def _schedule(source: Source, instance: Instance, fields: _ScheduleFields) -> Schedule:
+    known = len(instance.requests)
+    lists = {"request": fields.request, "admitted": fields.admitted}
+    lists |= {f"preempted[{batch}]": requests for batch, requests in fields.preempted.items()}
+    for name, requests in lists.items():
+        for place, index in enumerate(requests):
+            if index >= known:
+                problem = f"names request {index}; the trace has requests 0 to {known - 1}"
+                raise source.error(f"$.schedule.{name}[{place}]", problem, _REMEDY)
+
     def refused(problem: str) -> TraceFormatError:
         return source.error("$.schedule", problem, _REMEDY)
 
     try:
-        schedule = Schedule.from_dict(fields)
+        schedule = Schedule.from_dict(msgspec.structs.asdict(fields))
+        violations = evaluate(instance, schedule).violations
     except InvalidInputError as error:
         raise refused(str(error)) from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise refused(f"cannot be read ({type(error).__name__}: {error})") from None
-    try:
-        violations = evaluate(instance, schedule).violations
     except (IndexError, ValueError, OverflowError) as error:
         raise refused(f"cannot be replayed ({type(error).__name__}: {error})") from None
     if violations:

@@ -192,12 +192,16 @@ def _run(
         if not evaluation.legal:
             status, message = Termination.ERROR, f"its schedule is illegal: {evaluation.violations[0]}"
             schedule = evaluation = None
+    dual = result.bounds.dual
+    if result.stats.detail.get("preemption_left_out"):
+        dual, message = None, "memory is short: schedules that preempt may beat its bound, which is left out"
+        status = Termination.OTHER_LIMIT if status is Termination.OPTIMAL else status
     report = MethodReport(
         method=name,
         status=status,
         attained=None if evaluation is None else evaluation.num_attained,
         value=None if evaluation is None else evaluation.value,
-        bound=result.bounds.dual if result.bounds.dual is not None and math.isfinite(result.bounds.dual) else None,
+        bound=dual if dual is not None and math.isfinite(dual) else None,
         wall_s=time.perf_counter() - started_s,
         versions=result.stats.versions,
         detail={key: count for key, count in result.stats.detail.items() if math.isfinite(count)},
@@ -312,13 +316,17 @@ def solve_instance(
     Raises
     ------
     InvalidInputError
-        A method is unknown.
+        A method is unknown, or does not take this instance; nothing has run then.
     SolverNotAvailableError
         A method's library is missing; nothing has run then.
     UnsoundBoundError
         A schedule is worth more than a bound.
     """
     solvers = {name: solver_named(name) for name in dict.fromkeys(methods)}
+    for solver in solvers.values():
+        check = getattr(solver, "check", None)
+        if check is not None:
+            check(instance)
     for name, solver in solvers.items():
         prepare = getattr(solver, "prepare", None)
         if prepare is not None:

@@ -3,15 +3,19 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from slo_opt.domain.errors import SolverNotAvailableError
 from slo_opt.domain.instance import Instance
 from slo_opt.domain.work import attainable_work
 from slo_opt.formulations.fluid_grid import choose_grid
 from slo_opt.formulations.fluid_highs import build_fluid
 from slo_opt.solvers.stoppable import run_stoppable
+from slo_opt.solvers.versions import require
 
 
 def relaxed_acceptance(instance: Instance, time_limit_s: float) -> NDArray[np.float64] | None:
-    """Share of each request that an optimum of the fluid relaxation serves; None if the limit came first.
+    """Share of each request that an optimum of the fluid relaxation serves.
+
+    None if the limit came first, or if HiGHS is missing or a version that gives wrong answers.
 
     Parameters
     ----------
@@ -30,6 +34,10 @@ def relaxed_acceptance(instance: Instance, time_limit_s: float) -> NDArray[np.fl
     KeyboardInterrupt
         Ctrl-C; there is nothing to give back yet.
     """
+    try:
+        require("highspy")
+    except SolverNotAvailableError:
+        return None
     import highspy
 
     prefills, decodes = attainable_work(instance)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slo_opt.domain.instance import Instance
-from slo_opt.domain.plan import admission_problem
+from slo_opt.domain.plan import MAX_PLAN_S, admission_problem
 from slo_opt.domain.snapshot import Candidate, Decoding, Snapshot
 from slo_opt.solvers.interface import ScheduleResult, SolverConfig, Termination
 from slo_opt.solvers.offline.assemble import assign, checked_result, replay_reserve
@@ -76,7 +76,8 @@ class _Roll:
         for q in state.lists[DECODING, : state.sizes[DECODING]].tolist():
             stage = state.counts[q, STAGE]
             left = int(p.output_tokens[stage] - state.counts[q, EMITTED] + p.tail_tokens[stage])
-            decoding.append(Decoding(str(q), float(p.tpot_s[stage]), int(state.counts[q, COMPUTED]), left))
+            tpot_s = min(float(p.tpot_s[stage]), MAX_PLAN_S)
+            decoding.append(Decoding(str(q), tpot_s, int(state.counts[q, COMPUTED]), left))
         return Snapshot(float(state.now_s[0]), tuple(decoding), tuple(self._candidate(q) for q in candidates))
 
     def _candidate(self, q: int) -> Candidate:
@@ -85,7 +86,7 @@ class _Roll:
         return Candidate(
             id=str(q),
             due_s=float(self.lane.state.times[q, DUE]),
-            tpot_s=float(p.tpot_s[stage]),
+            tpot_s=min(float(p.tpot_s[stage]), MAX_PLAN_S),
             prefill_tokens=int(counts[KNOWN]) - computed,
             past_tokens=computed,
             output_tokens=int(p.output_tokens[stage] + p.tail_tokens[stage]),
