@@ -24,7 +24,7 @@ TOLERANCE = 0.001  # quanta
 EXACT_WIDTH = 1_000  # from which labels are absorbed for want of room only
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def solve_arrays(
     tier: IntArray,
     work_ps: IntArray,

@@ -13,7 +13,7 @@ MOST = 64  # requests that one move may change, those that it makes late include
 _NUM_SETTINGS = len(SETTINGS)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def settle_losses(
     p: Problem,
     plan: Plan,
@@ -56,7 +56,7 @@ def settle_losses(
             first_s = min(first_s, p.arrival_s[b.lost[k]])
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _near(p: Problem, plan: Plan, rng: NDArray[np.uint64], j: int, reach: int, accepted: bool) -> int:
     """A random request near `j` in the order of arrival that is (not) accepted; -1 if none was hit upon."""
     for _ in range(8):
@@ -66,7 +66,7 @@ def _near(p: Problem, plan: Plan, rng: NDArray[np.uint64], j: int, reach: int, a
     return -1
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def improve(
     p: Problem,
     plan: Plan,

@@ -73,7 +73,7 @@ def new_batch(count: int) -> Batch:
     return Batch(request, tokens, lost, np.zeros(2, dtype=np.int64))
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def batch_time_s(p: Problem, tokens: int, context: int, pairs: float, requests: int) -> float:
     """Seconds of a batch: the sums of `EngineModel.batch_time_s`, in its order."""
     roofline = p.slope_s[0] * tokens + p.base_s[0]
@@ -82,7 +82,7 @@ def batch_time_s(p: Problem, tokens: int, context: int, pairs: float, requests: 
     return roofline + p.decode_context_s * context + p.prefill_pair_s * pairs + p.request_s * requests + p.host_s
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def chunk_within(
     p: Problem, budget_s: float, most: int, tokens: int, context: int, pairs: float, requests: int, past: int
 ) -> int:
@@ -106,12 +106,12 @@ def chunk_within(
     return chunk
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _blocks(tokens: int, block_size: int) -> int:
     return (tokens + block_size - 1) // block_size
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _open_stage(p: Problem, s: State, q: int, release_s: float) -> None:
     """A stage with a prompt comes up: paused until `settle` finds it released."""
     stage = s.counts[q, STAGE]
@@ -125,7 +125,7 @@ def _open_stage(p: Problem, s: State, q: int, release_s: float) -> None:
     s.sizes[PAUSED] += 1
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _enqueue(plan: Plan, s: State, q: int) -> None:
     key = s.times[q, DUE] + plan.offset_s[q]
     at = s.sizes[QUEUED]
@@ -136,13 +136,13 @@ def _enqueue(plan: Plan, s: State, q: int) -> None:
     s.sizes[QUEUED] += 1
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _lose(b: Batch, q: int) -> None:
     b.lost[b.sizes[1]] = q
     b.sizes[1] += 1
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _next_event_s(p: Problem, plan: Plan, s: State) -> float:
     """Next accepted arrival or release; infinite if there is none."""
     event_s = np.inf
@@ -156,7 +156,7 @@ def _next_event_s(p: Problem, plan: Plan, s: State) -> float:
     return event_s
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def settle(p: Problem, plan: Plan, s: State, b: Batch) -> bool:
     """Let arrive what has, lose prefills that cannot be in time, go to the next event if idle; False at the end."""
     while True:
@@ -196,7 +196,7 @@ def settle(p: Problem, plan: Plan, s: State, b: Batch) -> bool:
         s.now_s[0] = now_s
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _room_for(p: Problem, s: State, new: int) -> bool:
     """Whether the KV cache holds a new prefill until all in flight departs, if every decode joins every batch."""
     members, ahead = 0, s.sizes[DECODING] + s.sizes[QUEUED] + 1
@@ -225,7 +225,7 @@ def _room_for(p: Problem, s: State, new: int) -> bool:
     return True
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _choose_decodes(p: Problem, s: State, held: int, chosen: NDArray[np.bool_]) -> None:
     """Leave out the decodes with most slack when seats or KV blocks are short."""
     count, queued = s.sizes[DECODING], s.sizes[QUEUED]
@@ -254,7 +254,7 @@ def _choose_decodes(p: Problem, s: State, held: int, chosen: NDArray[np.bool_]) 
         held -= 1
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _held_blocks(p: Problem, s: State) -> tuple[int, int]:
     """KV blocks held, and how many more the next token of every decode takes."""
     held, growth = 0, 0
@@ -269,13 +269,13 @@ def _held_blocks(p: Problem, s: State) -> tuple[int, int]:
     return held, growth
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _prefill_s(p: Problem, tokens: int, past: int) -> float:
     """Engine time of a chunk beside the base of its batch."""
     return p.slope_s.max() * tokens + p.prefill_pair_s * tokens * (past + (tokens + 1) / 2)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _crowded(p: Problem, plan: Plan, s: State, share: float, spare_s: float) -> bool:
     """Whether prefills have less than `spare_s` of slack if they get `share` of the engine's time.
 
@@ -312,7 +312,7 @@ def _crowded(p: Problem, plan: Plan, s: State, share: float, spare_s: float) -> 
     return False
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _leave_out(s: State, chosen: NDArray[np.bool_], horizon_s: float, reserve_s: float) -> tuple[int, int, float]:
     """Leave out the decodes due after `horizon_s`; decodes left, their context, and when the batch must end.
 
@@ -331,7 +331,7 @@ def _leave_out(s: State, chosen: NDArray[np.bool_], horizon_s: float, reserve_s:
     return decodes, context, limit_s
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def step(p: Problem, plan: Plan, setting: NDArray[np.float64], s: State, b: Batch) -> float:
     """Form and play one batch; its start, or NaN if time only moved on. `settle` must have returned True."""
     now_s = s.now_s[0]
@@ -475,7 +475,7 @@ def step(p: Problem, plan: Plan, setting: NDArray[np.float64], s: State, b: Batc
     return now_s
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _emit_all(p: Problem, s: State, b: Batch, chosen: NDArray[np.bool_]) -> None:
     """Tokens appear at the end of the batch; lists are rebuilt in order."""
     count, queued = s.sizes[DECODING], s.sizes[QUEUED]
@@ -517,7 +517,7 @@ def _emit_all(p: Problem, s: State, b: Batch, chosen: NDArray[np.bool_]) -> None
             s.sizes[DECODING] += 1
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _emit(p: Problem, s: State, b: Batch, q: int) -> bool:
     """One output token now; whether the request goes on decoding. The token clock is that of `evaluate`."""
     now_s = s.now_s[0]
@@ -590,7 +590,7 @@ def new_log(batches: int = 0, entries: int = 0, requests: int = 0) -> Log:
     )
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _write_batch(log: Log, b: Batch, began_s: float) -> None:
     batches, entries = log.sizes[0], b.sizes[0]
     at = log.offset[batches]
@@ -604,7 +604,7 @@ def _write_batch(log: Log, b: Batch, began_s: float) -> None:
     log.sizes[0] = batches + 1
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _note_empty(p: Problem, plan: Plan, s: State, checkpoints: Checkpoints, empty: NDArray[np.bool_], seen: int) -> int:
     """After a batch, judge the arrivals from `seen` on that it settles; the next one to judge."""
     count = len(empty)
@@ -624,7 +624,7 @@ def _note_empty(p: Problem, plan: Plan, s: State, checkpoints: Checkpoints, empt
     return seen
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def play(
     p: Problem,
     plan: Plan,

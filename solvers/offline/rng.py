@@ -12,7 +12,7 @@ def new_rng(seed: int) -> NDArray[np.uint64]:
     return np.random.SeedSequence(seed).generate_state(1, np.uint64) | np.uint64(1)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def uniform(rng: NDArray[np.uint64]) -> float:
     """Uniform in [0, 1): Marsaglia's xorshift64 (Journal of Statistical Software 8(14), 2003)."""
     x = rng[0]
@@ -23,7 +23,7 @@ def uniform(rng: NDArray[np.uint64]) -> float:
     return (x >> np.uint64(11)) * _SCALE
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def below(rng: NDArray[np.uint64], count: int) -> int:
     """Uniform in ``0..count - 1``."""
     return int(uniform(rng) * count)

@@ -149,13 +149,13 @@ def new_checkpoints(problem: Problem, max_cells: int = 4096) -> Checkpoints:
     )
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def cell_of(checkpoints: Checkpoints, now_s: float) -> int:
     """Cell of a moment."""
     return min(int(now_s / checkpoints.cell_s), len(checkpoints.now_s) - 1)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def save(checkpoints: Checkpoints, state: State, before: int, cell: int) -> None:
     """Keep the state for `cell`, and for the cells after `before` that were jumped over."""
     live = state.sizes[DECODING] + state.sizes[QUEUED] + state.sizes[PAUSED]
@@ -178,7 +178,7 @@ def save(checkpoints: Checkpoints, state: State, before: int, cell: int) -> None
             at += 1
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def alias(checkpoints: Checkpoints, before: int, cell: int) -> None:
     """Let the cells between the two point where `cell` points."""
     for c in range(before + 1, cell):
@@ -186,7 +186,7 @@ def alias(checkpoints: Checkpoints, before: int, cell: int) -> None:
         checkpoints.now_s[c] = checkpoints.now_s[cell]
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def forget_after(checkpoints: Checkpoints, cell: int) -> None:
     """Nothing happens after `cell`."""
     for c in range(cell + 1, len(checkpoints.now_s)):
@@ -194,7 +194,7 @@ def forget_after(checkpoints: Checkpoints, cell: int) -> None:
         checkpoints.now_s[c] = np.inf
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def restore(checkpoints: Checkpoints, state: State, cell: int) -> None:
     """Go back to the state kept for `cell`."""
     kept = checkpoints.cell[cell]
@@ -212,7 +212,7 @@ def restore(checkpoints: Checkpoints, state: State, cell: int) -> None:
             at += 1
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def same(checkpoints: Checkpoints, state: State, cell: int) -> bool:
     """Whether the state is the one kept for `cell`, so that all that follows is the same."""
     kept = checkpoints.cell[cell]
@@ -237,7 +237,7 @@ def same(checkpoints: Checkpoints, state: State, cell: int) -> bool:
     return True
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def latest_before(checkpoints: Checkpoints, moment_s: float) -> int:
     """Last cell whose state is kept and not later than `moment_s`; 0 if there is none."""
     cell = cell_of(checkpoints, max(0.0, moment_s))
