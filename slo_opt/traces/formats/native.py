@@ -235,6 +235,8 @@ def _invalid(source: Source, message: str) -> TraceFormatError:
         return source.error(place, f"required field {quoted[1]!r} is missing", remedy)
     if place == "$.version":
         return source.error(place, f"unknown version; expected {VERSION}", "Update slo-opt or rewrite the trace.")
+    if place == "$.format" and '"slo-opt-plan"' in source.text[:200]:
+        return source.error(place, "this is a plan, not a trace", "Ask it with: slo-opt explain.")
     if place == "$.format":
         return source.error(place, f"expected {FORMAT!r}", "Correct it, or name the format with --input-format.")
     return source.error(place, in_words(what), "Correct the value; docs/trace-format.md has the types.")
