@@ -1,8 +1,21 @@
 """Values on the command line that name something."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from slo_opt.domain.errors import InvalidInputError
 from slo_opt.domain.slo import ScoreRule
 from slo_opt.traces.nearest import did_you_mean
+
+
+@contextmanager
+def about(path: str) -> Iterator[None]:
+    """Put the file in front of what is refused of its content."""
+    try:
+        yield
+    except InvalidInputError as error:
+        name = "<stdin>" if path == "-" else path
+        raise InvalidInputError(f"{name}: {error}") from None
 
 
 def score_rule_named(name: str | None) -> ScoreRule | None:

@@ -81,10 +81,12 @@ def solve(
     method: Annotated[
         str, typer.Option(help="Comma list of search, dp (schedules), highs, cvxpy (bounds), cpsat (both, small).")
     ] = DEFAULT_METHODS,
-    time_limit: Annotated[float | None, typer.Option(help="Seconds for all methods together.", min=0.0)] = None,
-    gap: Annotated[float, typer.Option(help="Stop a method at this relative gap.", min=0.0)] = 0.0,
-    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
-    threads: Annotated[int, typer.Option(help="Threads a method may use.", min=1)] = 1,
+    time_limit: Annotated[
+        float | None, typer.Option(help="Seconds for all methods together.", min=0.0, max=1e9)
+    ] = None,
+    gap: Annotated[float, typer.Option(help="Relative gap at which cpsat may stop.", min=0.0)] = 0.0,
+    seed: Annotated[int, typer.Option(help="Random seed.", min=0, max=2**31 - 1)] = 0,
+    threads: Annotated[int, typer.Option(help="Threads a solver may use; search and dp use one.", min=1)] = 1,
     score_rule: Annotated[
         str | None, typer.Option(help="dslo, mean-tpot or first-late-shifts; default: the trace's, else dslo.")
     ] = None,
@@ -110,11 +112,12 @@ def solve(
     """
     from slo_opt.analysis.plan import encode_plan
     from slo_opt.analysis.solve import solve_instance
-    from slo_opt.cli.inputs import score_rule_named
-    from slo_opt.cli.output import check_writable, write_bytes
+    from slo_opt.cli.inputs import about, score_rule_named
+    from slo_opt.cli.output import check_writable, same_file
     from slo_opt.cli.progress import progress
     from slo_opt.report.document import Source, solve_document
     from slo_opt.solvers.interface import SolverConfig
+    from slo_opt.traces.atomic import write_bytes
     from slo_opt.traces.read import read_trace
     from slo_opt.traces.unservable import apply_unservable
 
@@ -126,12 +129,15 @@ def solve(
         from slo_opt.report.figure import require_matplotlib
 
         require_matplotlib(plot)
+        if output is not None and any(same_file(output, picture) for picture in (plot, _bounds_beside(plot))):
+            raise typer.BadParameter(f"-o and --plot would both write {output}; choose two names")
     with progress(quiet or log) as report_progress:
         source_trace = read_trace(
             trace, input_format=input_format, scenario=scenario, engine=engine, seed=seed, window=span, scale=scale
         )
-        whole = source_trace.to_instance(engine=engine, score_rule=rule, num_replicas=replicas)
-        instance = apply_unservable(whole, unservable.value)
+        with about(trace):
+            whole = source_trace.to_instance(engine=engine, score_rule=rule, num_replicas=replicas)
+            instance = apply_unservable(whole, unservable.value)
         config = SolverConfig(time_limit, gap, seed, threads, log, report_progress)
         report = solve_instance(instance, methods, config)
     lost = len(whole.requests) - len(instance.requests)
@@ -139,23 +145,32 @@ def solve(
     dropped = int(provenance.get("dropped_over_context") or 0) if scenario else 0
     source = Source(trace, scenario, span, scale, len(whole.requests) + dropped, lost + dropped, provenance)
     document = solve_document(report, source, config)
-    if output is not None:
-        write_bytes(output, encode_plan(document, instance, report.schedule))
+    # A disk or a picture that fails must not cost the result: it is printed all the same.
+    try:
+        if output is not None:
+            write_bytes(output, encode_plan(document, instance, report.schedule))
+    finally:
+        if str(output) != "-":
+            _print(document, output_format)
     if plot is not None:
         _draw(plot, report)
-    if str(output) != "-":
-        _print(document, output_format)
     _exit(report, methods)
 
 
+def _bounds_beside(plot: Path) -> Path:
+    return plot.with_name(f"{plot.stem}-bounds{plot.suffix}")
+
+
 def _draw(path: Path, report: "SolveReport") -> None:
-    from slo_opt.cli.output import write_atomic
     from slo_opt.report.bounds import draw_bounds
     from slo_opt.report.timeline import draw_timeline
+    from slo_opt.traces.atomic import write_atomic
 
+    bounds = _bounds_beside(path)
     if report.schedule is not None:
         write_atomic(path, lambda temporary: draw_timeline(report, temporary))
-    bounds = path.with_name(f"{path.stem}-bounds{path.suffix}")
+    else:
+        typer.echo(f"slo-opt: no schedule was found, so {path} is not drawn; {bounds} shows the bound", err=True)
     write_atomic(bounds, lambda temporary: draw_bounds(report, temporary))
 
 

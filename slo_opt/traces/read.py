@@ -12,7 +12,7 @@ from slo_opt.traces.formats.detect import TraceFormat, detect, format_named
 from slo_opt.traces.rows import RawTrace, Scalar
 from slo_opt.traces.scenarios import SCENARIOS, apply_scenario, scenario_named
 from slo_opt.traces.source import Source, load
-from slo_opt.traces.trace import Trace, ordering_problem
+from slo_opt.traces.trace import Arrival, Trace, ordering_problem
 from slo_opt.traces.transforms import by_arrival, scale, window
 
 _READERS: dict[TraceFormat, Callable[[Source], RawTrace]] = {
@@ -118,7 +118,7 @@ def read_any(
         return raw if scenario is None else apply_scenario(raw, scenario, engine, seed)
     trace = native.read(source, sort=sort)
     if scenario is None:
-        return _native_as_asked(trace, engine, window, scale)
+        return _native_as_asked(source.path, trace, engine, window, scale)
     raw = _raw_as_asked(replace(trace.raw(), path=source.path), window, scale)
     return apply_scenario(raw, scenario, trace.engine if engine is None else engine, seed)
 
@@ -156,15 +156,22 @@ def _window_facts(span: tuple[float, float] | None, factor: float) -> dict[str, 
 
 
 def _raw_as_asked(raw: RawTrace, span: tuple[float, float] | None, factor: float) -> RawTrace:
-    rows = raw.rows if span is None else window(raw.rows, *span)
+    rows = _cut(raw.path, raw.rows, span)
     facts = _window_facts(span, factor)
     return replace(raw, rows=scale(rows, factor), provenance={**raw.provenance, **facts})
 
 
+def _cut(path: str, items: tuple[Arrival, ...], span: tuple[float, float] | None) -> tuple[Arrival, ...]:
+    try:
+        return items if span is None else window(items, *span)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{path}: {error}") from None
+
+
 def _native_as_asked(
-    trace: Trace, engine: str | EngineModel | None, span: tuple[float, float] | None, factor: float
+    path: str, trace: Trace, engine: str | EngineModel | None, span: tuple[float, float] | None, factor: float
 ) -> Trace:
-    requests = trace.requests if span is None else window(trace.requests, *span)
+    requests = _cut(path, trace.requests, span)
     return replace(
         trace,
         requests=scale(requests, factor),

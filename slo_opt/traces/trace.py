@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from slo_opt.domain.engine import EngineModel
-from slo_opt.domain.engines import engine_named
+from slo_opt.domain.engines import ENGINES, engine_named
 from slo_opt.domain.errors import InvalidInputError
 from slo_opt.domain.instance import Instance
 from slo_opt.domain.request import Request
@@ -90,7 +90,7 @@ class Trace:
         """
         chosen = self.engine if engine is None else engine
         if chosen is None:
-            raise InvalidInputError(f"{self.name}: the trace names no engine; choose one (--engine)")
+            raise InvalidInputError(f"{self.name}: the trace names no engine; choose one: --engine {'|'.join(ENGINES)}")
         return engine_named(chosen) if isinstance(chosen, str) else chosen
 
     def to_instance(

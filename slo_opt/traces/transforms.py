@@ -19,9 +19,10 @@ def window(items: Sequence[Arrival], lo_s: float, hi_s: float) -> tuple[Arrival,
         raise InvalidInputError(f"window {lo_s}:{hi_s} is not an interval; give START:END in seconds, 0 <= START < END")
     kept = tuple(replace(item, arrival_s=item.arrival_s - lo_s) for item in items if lo_s <= item.arrival_s < hi_s)
     if not kept:
-        last_s = max((item.arrival_s for item in items), default=0.0)
+        times_s = [item.arrival_s for item in items] or [0.0]
         raise InvalidInputError(
-            f"no request arrives in the window {lo_s}:{hi_s} s; the last one arrives at {last_s:.3f} s"
+            f"no request arrives in the window {lo_s:g}:{hi_s:g} s; arrivals run from {min(times_s):.3f} to "
+            f"{max(times_s):.3f} s: choose a window among them"
         )
     return kept
 

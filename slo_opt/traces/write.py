@@ -1,11 +1,8 @@
 """Write a native trace: whole or not at all."""
 
-import gzip
-import os
-import sys
-import tempfile
 from pathlib import Path
 
+from slo_opt.traces.atomic import write_bytes
 from slo_opt.traces.formats import native
 from slo_opt.traces.trace import Trace
 
@@ -20,22 +17,4 @@ def write_trace(trace: Trace, path: str | Path) -> None:
     OSError
         The folder does not exist or cannot be written to.
     """
-    data = native.encode(trace)
-    if str(path) == "-":
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-        return
-    target = Path(path)
-    if target.suffix == ".gz":
-        data = gzip.compress(data, mtime=0)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".slo-opt-")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_bytes(Path(path), native.encode(trace))

@@ -33,6 +33,11 @@ def assert_refused(result, code: int, *words: str) -> None:
         ("solve", "x.json", "--scale", "fast"),
         ("solve", "x.json", "--time-limit", "-1"),
         ("solve", "x.json", "--time-limit", "nan"),
+        ("solve", "x.json", "--time-limit", "inf"),
+        ("solve", "x.json", "--seed", "-1"),
+        ("trace", "generate", "coder", "--seed", "-1"),
+        ("solve", "x.json", "-o", "same.png", "--plot", "same.png"),
+        ("solve", "x.json", "-o", "same-bounds.png", "--plot", "./same.png"),
         ("solve", "x.json", "--gap", "nan"),
         ("solve", "x.json", "--replicas", "0"),
         ("solve", "x.json", "--format", "xml"),
@@ -75,26 +80,24 @@ def test_malformed_request_names_its_place(cli, trace_path: Path):
         ("--input-format", "azur", ("azur",)),
         ("--window", "ten", ("START:END",)),
         ("--window", "20:10", ("START < END",)),
-        ("--window", "5000:6000", ("window",)),
+        ("--window", "5000:6000", ("small.json: no request arrives in the window", "arrivals run from", "choose")),
         ("--window", "nan:2", ("START < END",)),
         ("--scale", "0", ("scale",)),
         ("--scale", "nan", ("scale",)),
-        ("--seed", "-1", ("seed",)),
         ("--plot", "picture.xyz", (".png",)),
         ("--plot", "nowhere/picture.png", ("does not exist",)),
         ("-o", "nowhere/plan.json", ("does not exist",)),
     ],
 )
 def test_bad_values(cli, trace_path: Path, option: str, value: str, words: tuple[str, ...]):
-    extra = ("--scenario", "coder") if option == "--seed" else ()
-    assert_refused(cli("solve", trace_path, option, value, *extra), 3, *words)
+    assert_refused(cli("solve", trace_path, option, value), 3, *words)
 
 
 def test_unservable_request_is_refused_unless_told_otherwise(cli, small_solvers, trace_path: Path):
     fields = json.loads(trace_path.read_text())
     fields["requests"][3]["prompt_tokens"] = 50_000
     trace_path.write_text(json.dumps(fields))
-    assert_refused(cli("solve", trace_path), 3, "max_model_len", "--unservable")
+    assert_refused(cli("solve", trace_path), 3, f"{trace_path}: ", "max_model_len", "--unservable")
     lost = json.loads(cli("solve", trace_path, "--unservable", "lose", "--format", "json").stdout)
     dropped = json.loads(cli("solve", trace_path, "--unservable", "drop", "--format", "json").stdout)
     assert (lost["offered"], lost["trace"]["dropped"]) == (60, 0)
@@ -254,8 +257,17 @@ def test_failure_while_writing_leaves_no_file(cli, small_solvers, trace_path: Pa
     monkeypatch.setattr({"plan": "pathlib.Path.replace", "plot": "slo_opt.report.figure.save"}[where], fail)
     option = {"plan": ("-o", folder / "plan.json"), "plot": ("--plot", folder / "picture.png")}[where]
     result = cli("solve", trace_path, *option)
-    assert_refused(result, 3, "No space left")
+    assert result.exit_code == 3
+    assert result.stderr == f"slo-opt: error: {option[1]}: No space left on device\n"
+    assert "60 offered requests attained" in result.stdout  # what was solved is not lost
     assert list(folder.iterdir()) == []
+
+
+def test_no_engine_names_the_file_and_the_engines(cli, trace_path: Path):
+    fields = json.loads(trace_path.read_text())
+    del fields["engine"]
+    trace_path.write_text(json.dumps(fields))
+    assert_refused(cli("solve", trace_path), 3, f"{trace_path}: ", "--engine opt-6.7b-a100|llama-3-8b-a100")
 
 
 def test_existing_output_survives_a_failure(cli, solvers, trace_path: Path, tmp_path: Path):

@@ -1,0 +1,57 @@
+"""Files written whole or not at all."""
+
+import gzip
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+
+def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file, then put it in the place of `path`: a failure leaves no partial file.
+
+    Links are followed. What exists and is no regular file (a pipe, a device) is written to, not replaced.
+
+    Raises
+    ------
+    OSError
+        Folder or disk refuse; it names `path`, not the temporary file.
+    """
+    target = Path(os.path.realpath(path))
+    special = path.exists() and not path.is_file()
+    try:
+        # The ending stays: matplotlib chooses the format by it.
+        folder = None if special else target.parent
+        handle, name = tempfile.mkstemp(dir=folder, prefix=".slo-opt-", suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            write(temporary)
+            if special:
+                with temporary.open("rb") as source, path.open("wb") as sink:
+                    shutil.copyfileobj(source, sink)
+            else:
+                umask = os.umask(0)
+                os.umask(umask)
+                temporary.chmod(0o666 & ~umask)
+                temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a whole file, gzip if its name ends in ``.gz``; stdout if `path` is ``-``."""
+    if str(path) == "-":
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return
+    packed = gzip.compress(data, mtime=0) if path.suffix == ".gz" else data
+    write_atomic(path, lambda temporary: _fill(temporary, packed))
+
+
+def _fill(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
