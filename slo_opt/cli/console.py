@@ -18,4 +18,6 @@ def console() -> "Console":
     """A console on stdout."""
     from rich.console import Console
 
-    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    # Names and ids come from the user: a bracket or colon in them is no markup.
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
+    return Console(highlight=False, markup=False, emoji=False, width=width)

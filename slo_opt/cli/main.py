@@ -1,5 +1,7 @@
 """The `slo-opt` command. Commands import what they need when they run, so that `--help` is quick."""
 
+import io
+import sys
 from typing import Annotated
 
 import typer
@@ -47,6 +49,8 @@ app.add_typer(trace.app, name="trace")
 
 def main() -> None:
     """Entry point of the `slo-opt` script."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a dash that a terminal cannot show must not cost the result
     app(prog_name="slo-opt")
 
 

@@ -25,7 +25,7 @@ ScenarioName = Annotated[str | None, typer.Option("--scenario", help="SLOs to as
 InputFormat = Annotated[str | None, typer.Option(help="Format of the file, where its content does not tell.")]
 Window = Annotated[str | None, typer.Option(metavar="START:END", help="Part of the trace, in seconds of source time.")]
 Scale = Annotated[float, typer.Option(help="Arrival-rate factor, applied after the window: 2 is twice the load.")]
-Seed = Annotated[int, typer.Option(help="Random seed.")]
+Seed = Annotated[int, typer.Option(help="Random seed.", min=0)]
 Sort = Annotated[bool, typer.Option("--sort", help="Sort by arrival instead of refusing unsorted rows.")]
 PrefixCache = Annotated[bool, typer.Option("--prefix-cache", help="Mooncake: cache repeated leading blocks.")]
 BestEffort = Annotated[float, typer.Option(metavar="SHARE", help="Share of the requests made best effort.")]
@@ -157,11 +157,10 @@ def describe(
 
         typer.echo(json.dumps(asdict(statistics), indent=2, allow_nan=False))
         return
-    from rich.console import Console
-
+    from slo_opt.cli.console import show
     from slo_opt.report.trace import trace_tables
 
-    Console(highlight=False).print(trace_tables(statistics))
+    show(trace_tables(statistics))
 
 
 @app.command()

@@ -40,6 +40,7 @@ _STYLE = {
     "legend.frameon": False,
     "legend.fontsize": 8.5,
     "svg.hashsalt": "slo-opt",
+    "text.parse_math": False,  # a $ in a name or id is a $
 }
 
 

@@ -21,8 +21,10 @@ def _percent(share: float | None, digits: int = 1) -> str:
 
 
 def _number(value: float | None) -> str:
-    """Counts without decimals, fractional values with one."""
-    return "–" if value is None else f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
+    """Counts without decimals, fractional values to six digits."""
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if float(value).is_integer() or value >= 1e5 else f"{value:,.6g}"
 
 
 def _table(*columns: str, title: str | None = None) -> Table:

@@ -84,6 +84,8 @@ def _draw_outcomes(axes: "Axes", report: SolveReport, edges_s: Floats) -> None:
 
 def busy_share(timeline: Timeline, share: Floats, edges_s: Floats, replicas: int) -> Floats:
     """Share of each bin's engine time, for batches weighted by `share`."""
+    if not len(timeline.start_s):
+        return np.zeros(len(edges_s) - 1)
 
     def worked_s(times_s: Floats) -> Floats:
         """Seconds worked up to each time: batches may overlap between replicas, so each is clipped by itself."""

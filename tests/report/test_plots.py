@@ -64,6 +64,20 @@ def test_engine_share_adds_up_to_the_busy_time():
     assert float((share * np.diff(edges_s)).sum()) == pytest.approx(report.evaluation.busy_s)
 
 
+def test_a_plan_without_a_batch_is_drawn(tmp_path: Path):
+    from dataclasses import replace
+
+    from slo_opt import Schedule, evaluate
+    from slo_opt.report.bounds import draw_bounds
+    from slo_opt.report.timeline import draw_timeline
+
+    report, empty = solved(mixed(20)), Schedule.from_batches([])
+    report = replace(report, schedule=empty, evaluation=evaluate(report.instance, empty), attained=0, value=0.0)
+    for draw in (draw_timeline, draw_bounds):
+        draw(report, tmp_path / "empty.png")
+        assert (tmp_path / "empty.png").stat().st_size > 3000
+
+
 def test_focus_is_where_most_are_declined():
     from slo_opt.report.timeline import MAX_ROWS, focus_of
 
