@@ -11,6 +11,7 @@ from slo_opt.domain.evaluate import evaluate
 from slo_opt.domain.instance import Instance
 from slo_opt.domain.schedule import Schedule
 from slo_opt.traces.formats import native
+from slo_opt.traces.formats.tables import in_words
 from slo_opt.traces.source import Source, load
 from slo_opt.traces.trace import Trace
 
@@ -111,7 +112,7 @@ def _decoded(source: Source, layout: type[Layout]) -> Layout:
         return msgspec.json.decode(source.text, type=layout)
     except msgspec.ValidationError as error:
         what, _, place = str(error).partition(" - at ")
-        raise source.error(place.strip("`") or "$", what, _REMEDY) from None
+        raise source.error(place.strip("`") or "$", in_words(what), _REMEDY) from None
     except msgspec.DecodeError as error:
         raise source.error("file", f"is not JSON ({error})", _REMEDY) from None
     except RecursionError:

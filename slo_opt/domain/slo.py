@@ -48,7 +48,8 @@ class SloClass:
     weight : float
         Value of attaining one request of the class (> 0); 1 counts requests.
     best_effort : bool
-        Served from left-over tokens, never counted as offered or attained.
+        Under no SLO, never counted as offered or attained. Online policies serve it with left-over tokens; the plans of
+        `solve` leave it out.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Requests served from left-over tokens only."""
+"""Requests under no SLO: online policies serve them with left-over tokens, offline plans leave them out."""
 
 from dataclasses import replace
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-NAMES = ("[/x]", "[red]r[/b]", ":smile:", "a$_b$")
+NAMES = ("[/x]", "[red]r[/b]", ":smile:", "$a_$ b")
 
 
 def renamed(trace_path: Path, name: str) -> Path:
