@@ -103,6 +103,18 @@ def test_table_shows_both_denominators_and_every_method(cli, trace_path: Path):
     assert f"{document['attained']} of 60 offered requests attained" in text
 
 
+def test_weighted_values_are_shown_with_their_digits(cli, trace_path: Path):
+    fields = json.loads(trace_path.read_text())
+    for slo in fields["slo_classes"]:
+        slo["weight"] = 0.11
+    trace_path.write_text(json.dumps(fields))
+    document = solved(cli, trace_path)
+    text = cli("solve", trace_path).stdout
+    for key in ("value", "bound"):
+        assert not float(document[key]).is_integer()
+        assert f" {document[key]:.6g} " in text
+
+
 def test_nothing_but_the_result_on_stdout(cli, trace_path: Path):
     result = cli("solve", trace_path, "--format", "json")
     assert result.stderr == ""
