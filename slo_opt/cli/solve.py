@@ -117,13 +117,13 @@ def solve(
     from slo_opt.cli.progress import progress
     from slo_opt.report.document import Source, solve_document
     from slo_opt.solvers.interface import SolverConfig
-    from slo_opt.traces.atomic import write_bytes
+    from slo_opt.traces.atomic import is_stdout, write_bytes
     from slo_opt.traces.read import read_trace
     from slo_opt.traces.unservable import apply_unservable
 
     methods, span, rule = parse_methods(method), parse_window(window), score_rule_named(score_rule)
     for path in (output, plot):
-        if path is not None and str(path) != "-":
+        if path is not None and not is_stdout(path):
             check_writable(path)
     if plot is not None:
         from slo_opt.report.figure import require_matplotlib
@@ -150,7 +150,7 @@ def solve(
         if output is not None:
             write_bytes(output, encode_plan(document, instance, report.schedule))
     finally:
-        if str(output) != "-":
+        if output is None or not is_stdout(output):
             _print(document, output_format)
     if plot is not None:
         _draw(plot, report)

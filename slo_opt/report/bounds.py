@@ -39,7 +39,7 @@ def _draw_methods(axes: "Axes", report: SolveReport) -> None:
     )
     axes.set_yticks(range(len(plans)), [method.method for method in plans])
     axes.set_ylim(-0.5, max(len(plans), 1) - 0.1)
-    axes.set_xlim(0, offered * 1.005)
+    axes.set_xlim(0, offered * 1.005 or 1.0)
     axes.grid(visible=False)
     axes.set_title("Value attained, and what is proved")
     axes.set_xlabel(f"value (offered {offered:,.6g})")

@@ -9,6 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 
+def is_stdout(path: Path) -> bool:
+    """Whether a path stands for standard output: to replace the file that it is redirected to would lose it."""
+    return str(path) in ("-", "/dev/stdout")
+
+
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file, then put it in the place of `path`: a failure leaves no partial file.
 
@@ -44,8 +49,8 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a whole file, gzip if its name ends in ``.gz``; stdout if `path` is ``-``."""
-    if str(path) == "-":
+    """Write a whole file, gzip if its name ends in ``.gz``; or stdout."""
+    if is_stdout(path):
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
         return

@@ -3,7 +3,10 @@
 import gzip
 import json
 import os
+import subprocess
+import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,14 +41,38 @@ def test_a_pipe_is_written_to_not_replaced(cli, trace_path: Path, tmp_path: Path
     assert json.loads(got[0])["format"].startswith("slo-opt-")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_a_full_disk_is_named_and_the_result_is_printed(cli, trace_path: Path):
-    result = cli("solve", trace_path, "-o", "/dev/full")
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="this system has no /dev/stdout")
+def test_a_redirected_dev_stdout_is_not_replaced(trace_path: Path, tmp_path: Path):
+    command = [sys.executable, "-m", "slo_opt.cli.main", "trace", "convert", str(trace_path), "-o", "/dev/stdout"]
+    with (tmp_path / "log").open("wb") as log:
+        before = os.fstat(log.fileno()).st_ino
+        subprocess.run(command, stdout=log, check=True)
+    assert (tmp_path / "log").stat().st_ino == before
+    assert json.loads((tmp_path / "log").read_text())["format"] == "slo-opt-trace"
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """No file can grow beyond 1000 bytes."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("command", ["solve", "convert"])
+def test_a_full_disk_is_named_and_the_result_is_printed(
+    cli, trace_path: Path, tmp_path: Path, small_disk: None, command: str
+):
+    folder = tmp_path / "results"
+    folder.mkdir()
+    words = {"solve": ("solve",), "convert": ("trace", "convert")}[command]
+    result = cli(*words, trace_path, "-o", folder / "out.json")
     assert result.exit_code == 3
-    assert result.stderr == "slo-opt: error: /dev/full: No space left on device\n"
-    assert "60 offered requests attained" in result.stdout
-    result = cli("trace", "convert", trace_path, "-o", "/dev/full")
-    assert (result.exit_code, result.stderr) == (3, "slo-opt: error: /dev/full: No space left on device\n")
+    assert result.stderr == f"slo-opt: error: {folder / 'out.json'}: File too large\n"
+    assert list(folder.iterdir()) == []
+    assert ("60 offered requests attained" in result.stdout) == (command == "solve")
 
 
 def test_a_plan_is_packed_where_its_name_says_so(cli, trace_path: Path, tmp_path: Path):

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slo_opt import Instance, Request, SloClass, Stage, engine_named
+from slo_opt import Instance, Request, Schedule, SloClass, Stage, engine_named, evaluate
 from slo_opt.analysis.solve import SolveReport, solve_instance
 from slo_opt.analysis.timeline import unroll
-from slo_opt.solvers.interface import SolverConfig
+from slo_opt.solvers.interface import ObjectiveBounds, ScheduleResult, SolverConfig, SolveStats, Termination
 
 pytest.importorskip("matplotlib")
 ROOT = Path(__file__).parents[2]
@@ -21,6 +21,17 @@ def solved(instance: Instance) -> SolveReport:
 
     table = {"search": GreedySolver(), "highs": EngineTimeBound()}
     return solve_instance(instance, tuple(table), SolverConfig(), table.__getitem__)
+
+
+class Idle:
+    """Declines everything: the plan of a trace that has nothing under an SLO."""
+
+    name = "idle"
+
+    def solve(self, instance: Instance, config: SolverConfig) -> ScheduleResult:
+        """The schedule without a batch."""
+        bounds = ObjectiveBounds(primal=0.0)
+        return ScheduleResult(Termination.OTHER_LIMIT, Schedule.from_batches([]), bounds, SolveStats(0.0, {}))
 
 
 def mixed(count: int) -> Instance:
@@ -67,7 +78,6 @@ def test_engine_share_adds_up_to_the_busy_time():
 def test_a_plan_without_a_batch_is_drawn(tmp_path: Path):
     from dataclasses import replace
 
-    from slo_opt import Schedule, evaluate
     from slo_opt.report.bounds import draw_bounds
     from slo_opt.report.timeline import draw_timeline
 
@@ -76,6 +86,19 @@ def test_a_plan_without_a_batch_is_drawn(tmp_path: Path):
     for draw in (draw_timeline, draw_bounds):
         draw(report, tmp_path / "empty.png")
         assert (tmp_path / "empty.png").stat().st_size > 3000
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_trace_of_best_effort_alone_is_drawn(tmp_path: Path):
+    from slo_opt.report.bounds import draw_bounds
+    from slo_opt.report.timeline import draw_timeline
+
+    whole = mixed(30)
+    free = tuple(request for request in whole.requests if whole.slo_of(request).best_effort)
+    report = solve_instance(whole.with_requests(free), ("search",), SolverConfig(), lambda name: Idle())
+    for draw in (draw_timeline, draw_bounds):
+        draw(report, tmp_path / "free.png")
+        assert (tmp_path / "free.png").stat().st_size > 3000
 
 
 def test_focus_is_where_most_are_declined():
