@@ -17,7 +17,10 @@ def doctor(
     from slo_opt.solvers.versions import check_versions, forbidden
 
     rows = check_versions()
-    bad = forbidden(rows)
+    # A library that is missing is a choice; a broken base installation or a forbidden version is not.
+    bad = dict(forbidden(rows))
+    if any(row.installed is None and row.name == "highspy" for row in rows):
+        bad["highspy"] = "not installed, and the base installation needs it; reinstall slo-opt"
     machine = _machine()
     if output_format is Format.JSON:
         import json
@@ -31,8 +34,7 @@ def doctor(
         show(doctor_tables(machine, rows))
     for name, reason in bad.items():
         typer.echo(f"slo-opt: error: {name}: {reason}", err=True)
-    # A library that is missing is a choice; a broken base installation or a forbidden version is not.
-    if bad or any(row.installed is None and row.name == "highspy" for row in rows):
+    if bad:
         raise typer.Exit(ExitCode.NOT_INSTALLED)
 
 
