@@ -1,6 +1,8 @@
 """Put the tables of benchmarks/results/*.md into benchmarks/RESULTS.md, between their markers.
 
     python benchmarks/fill_results.py
+
+Run it after a benchmark.
 """
 
 import re
