@@ -11,7 +11,7 @@ import numpy as np
 
 from slo_opt.domain.instance import Instance
 from slo_opt.domain.work import attainable_work
-from slo_opt.formulations.fluid_grid import choose_grid
+from slo_opt.formulations.fluid_grid import FluidGrid, choose_grid
 from slo_opt.formulations.fluid_highs import FluidModel, build_fluid
 from slo_opt.formulations.sparse_model import FloatArray, row_multipliers
 from slo_opt.solvers.fluid_blocks import Decomposition, cut_blocks
@@ -77,7 +77,8 @@ class FluidHighsSolver:
 
     First the linear relaxation, whose bound rests on its row multipliers alone (weak duality, evaluated outside the
     solver). Then integer programs of blocks of requests on slots twice as long, coupled by prices, joined two by two
-    while time is left; their bounds are those of HiGHS's branch and bound, widened by 1e-6.
+    while that pays, then on the first slots again while time is left; their bounds are those of HiGHS's branch and
+    bound, widened by 1e-6.
 
     Raises
     ------
@@ -142,11 +143,26 @@ def _bound(instance: Instance, run: _Run) -> tuple[float | None, dict[str, float
     detail["relaxation_bound"] = best
     detail["relaxation_s"] = time.perf_counter() - run.began_s
     if len(prefills) > _MANY * TARGET and not grid.pooled:
-        grid = choose_grid(prefills, decodes, _COARSER)
-        model = build_fluid(instance, grid)
-        multipliers = _relax(model, run)
-        if multipliers is None:
-            return best, detail
+        coarse = choose_grid(prefills, decodes, _COARSER)
+        coarse_model = build_fluid(instance, coarse)
+        prices = _relax(coarse_model, run)
+        if prices is not None:
+            best = min(best, _joined(instance, coarse, coarse_model, prices, run, detail))
+        detail["complete"] = 0.0
+    if run.left_s() > 0:
+        best = min(best, _joined(instance, grid, model, multipliers, run, detail))
+    return best, detail
+
+
+def _joined(
+    instance: Instance,
+    grid: FluidGrid,
+    model: FluidModel,
+    multipliers: FloatArray,
+    run: _Run,
+    detail: dict[str, float],
+) -> float:
+    """Bound of the blocks, joined until time is up or two rounds of joins do not pay."""
     parts = Decomposition(instance, grid, model, multipliers, cut_blocks(instance, grid, model, multipliers, TARGET))
     bounds = _block_bounds(parts, range(len(parts.blocks)), run, 0.4 if len(parts.blocks) > 1 else 1.0, relax=True)
     detail["blocks"] = float(len(parts.blocks))
@@ -159,7 +175,7 @@ def _bound(instance: Instance, run: _Run) -> tuple[float | None, dict[str, float
         idle = idle + 1 if len(parts.blocks) == count else 0
     detail["merged_blocks"] = float(len(parts.blocks))
     detail["complete"] = float(len(parts.blocks) == 1 and run.solved)
-    return min(best, math.fsum(bounds) + parts.constant), detail
+    return math.fsum(bounds) + parts.constant
 
 
 def _relax(model: FluidModel, run: _Run) -> FloatArray | None:
