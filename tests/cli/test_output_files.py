@@ -6,12 +6,12 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from slo_opt.analysis.plan import read_plan
+from slo_opt.traces import atomic
 
 pytestmark = pytest.mark.usefixtures("small_solvers")
 
@@ -52,13 +52,20 @@ def test_a_redirected_dev_stdout_is_not_replaced(trace_path: Path, tmp_path: Pat
 
 
 @pytest.fixture
-def small_disk() -> Iterator[None]:
-    """No file can grow beyond 1000 bytes."""
+def small_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results fail to grow beyond 1000 bytes; other files of this process, such as a log of the tests, may grow."""
     resource = pytest.importorskip("resource")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    fill = atomic._fill
+
+    def fill_limited(path: Path, data: bytes) -> None:
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        try:
+            fill(path, data)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    monkeypatch.setattr(atomic, "_fill", fill_limited)
 
 
 @pytest.mark.parametrize("command", ["solve", "convert"])
