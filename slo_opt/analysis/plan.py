@@ -38,6 +38,7 @@ class _ScheduleFields(msgspec.Struct, frozen=True):
     emitted: list[_Index] | None
     preempted: dict[int, list[_Index]]
     admitted: list[_Index]
+    duration_s: list[float] | None = None
 
 
 class _Fields(msgspec.Struct, frozen=True):

@@ -280,6 +280,8 @@ class _Replay:
             num_requests=len(batch.requests),
             draft_steps=draft_steps,
         )
+        if batch.duration_s is not None:
+            duration_s = batch.duration_s
         self.num_tokens += total
         self.busy_s += duration_s
         self.free_at_s[replica] = end_s = begins_s + duration_s
@@ -343,9 +345,9 @@ def evaluate(instance: Instance, schedule: Schedule) -> Evaluation:
     Returns
     -------
     Evaluation
-        Attainment, value and every violation. A batch occupies its replica for exactly the engine model's batch time;
-        tokens appear at its end. KV blocks are held from the first chunk to the end of the batch that completes the
-        request or its round, and are counted after the batch's own tokens are stored.
+        Attainment, value and every violation. A batch occupies its replica for exactly its measured time, or else the
+        engine model's; tokens appear at its end. KV blocks are held from the first chunk to the end of the batch that
+        completes the request or its round, and are counted after the batch's own tokens are stored.
     """
     replay = _Replay(instance)
     for b, batch in enumerate(schedule):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from slo_opt.domain.admission import AdmissionProblem, IntArray
 from slo_opt.domain.engine import EngineModel, prefill_pairs
 from slo_opt.domain.errors import InvalidInputError
-from slo_opt.domain.snapshot import Candidate, Decoding, Snapshot
+from slo_opt.domain.snapshot import AdmissionSnapshot, Candidate, Decoding
 from slo_opt.domain.speculation import tokens_per_step
 
 MAX_PLAN_S = 3600.0  # later deadlines count as this: engine time in ps then stays far from the end of int64
@@ -41,7 +41,7 @@ class _Tiers:
 
 
 def admission_problem(
-    snapshot: Snapshot,
+    snapshot: AdmissionSnapshot,
     engine: EngineModel,
     *,
     kv_blocks: int | None = None,
@@ -56,7 +56,7 @@ def admission_problem(
 
     Parameters
     ----------
-    snapshot : Snapshot
+    snapshot : AdmissionSnapshot
         Running decodes and candidates.
     engine : EngineModel
         Batch time and KV blocks.
@@ -253,7 +253,7 @@ def _candidate_costs(
     return work_ps, load_ppm
 
 
-def _tiers(snapshot: Snapshot, draft_lengths: Mapping[float, int], acceptance: float) -> _Tiers:
+def _tiers(snapshot: AdmissionSnapshot, draft_lengths: Mapping[float, int], acceptance: float) -> _Tiers:
     present = {d.tpot_s for d in snapshot.decoding} | {c.tpot_s for c in snapshot.candidates}
     period = {tpot_s: tpot_s * tokens_per_step(draft_lengths.get(tpot_s, 1), acceptance) for tpot_s in present}
     ordered = tuple(sorted(present, key=lambda tpot_s: (period[tpot_s], tpot_s)))
@@ -277,7 +277,7 @@ def _peak_tokens(candidate: Candidate) -> int:
     return candidate.past_tokens + candidate.prefill_tokens + candidate.output_tokens
 
 
-def _validate(snapshot: Snapshot, horizon_s: float, memory: str, max_batch_s: float | None) -> None:
+def _validate(snapshot: AdmissionSnapshot, horizon_s: float, memory: str, max_batch_s: float | None) -> None:
     if max_batch_s is not None and not 0 < max_batch_s <= MAX_PLAN_S:
         raise InvalidInputError(f"max_batch_s is {max_batch_s}; expected seconds in (0, {MAX_PLAN_S:.0f}]")
     if memory not in ("peak", "growth"):

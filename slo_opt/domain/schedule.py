@@ -28,6 +28,8 @@ class Batch:
         Requests whose KV is dropped just before the batch; they re-prefill all their tokens.
     replica : int
         Replica it runs on.
+    duration_s : float or None
+        Measured seconds; None for what the engine model says.
     """
 
     start_s: float
@@ -36,6 +38,7 @@ class Batch:
     emitted: Sequence[int] | None = None
     preempted: Sequence[int] = ()
     replica: int = 0
+    duration_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,8 @@ class Schedule:
         Requests preempted just before a batch.
     admitted : tuple of int
         Requests that the plan promised to serve on time.
+    duration_s : (B,) float array or None
+        Measured seconds of each batch; None where the engine model gives them.
 
     Raises
     ------
@@ -73,12 +78,18 @@ class Schedule:
     emitted: NDArray[np.int64] | None = None
     preempted: dict[int, tuple[int, ...]] = field(default_factory=dict)
     admitted: tuple[int, ...] = ()
+    duration_s: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         batches, entries = len(self.start_s), len(self.request)
-        lengths = [("replica", self.replica, batches), ("tokens", self.tokens, entries)]
+        lengths: list[tuple[str, NDArray[Any], int]] = [
+            ("replica", self.replica, batches),
+            ("tokens", self.tokens, entries),
+        ]
         if self.emitted is not None:
             lengths.append(("emitted", self.emitted, entries))
+        if self.duration_s is not None:
+            lengths.append(("duration_s", self.duration_s, batches))
         for name, array, length in lengths:
             if array.shape != (length,):
                 raise InvalidInputError(f"schedule: {name} has shape {array.shape}; expected {(length,)}")
@@ -87,6 +98,8 @@ class Schedule:
             raise InvalidInputError(
                 f"schedule: offset must ascend from 0 to {entries} in {batches + 1} values, one a batch and the end"
             )
+        if self.duration_s is not None and not np.all(np.isfinite(self.duration_s) & (self.duration_s >= 0)):
+            raise InvalidInputError("schedule: duration_s must be finite and not negative")
         if any(not 0 <= b < batches for b in self.preempted):
             raise InvalidInputError(f"schedule: preempted names a batch outside 0..{batches - 1}")
 
@@ -95,6 +108,9 @@ class Schedule:
         """Build the arrays from batches in any order."""
         ordered = sorted(batches, key=lambda batch: batch.start_s)
         speculated = any(batch.emitted is not None for batch in ordered)
+        measured = sum(batch.duration_s is not None for batch in ordered)
+        if 0 < measured < len(ordered):
+            raise InvalidInputError("schedule: duration_s is given for some batches only; give all or none")
         emitted: list[int] = []
         for batch in ordered if speculated else ():
             emitted += batch.emitted if batch.emitted is not None else [1] * len(batch.tokens)
@@ -111,6 +127,7 @@ class Schedule:
             emitted=ints(emitted) if speculated else None,
             preempted={b: tuple(batch.preempted) for b, batch in enumerate(ordered) if batch.preempted},
             admitted=tuple(sorted(admitted)),
+            duration_s=np.array([batch.duration_s for batch in ordered], dtype=np.float64) if measured else None,
         )
 
     def __len__(self) -> int:
@@ -119,6 +136,7 @@ class Schedule:
     def __iter__(self) -> Iterator[Batch]:
         request, tokens, offset = self.request.tolist(), self.tokens.tolist(), self.offset.tolist()
         emitted = None if self.emitted is None else self.emitted.tolist()
+        durations = None if self.duration_s is None else self.duration_s.tolist()
         for b, (start_s, replica) in enumerate(zip(self.start_s.tolist(), self.replica.tolist(), strict=True)):
             entries = slice(offset[b], offset[b + 1])
             yield Batch(
@@ -128,6 +146,7 @@ class Schedule:
                 emitted=None if emitted is None else emitted[entries],
                 preempted=self.preempted.get(b, ()),
                 replica=replica,
+                duration_s=None if durations is None else durations[b],
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -141,11 +160,13 @@ class Schedule:
             "emitted": None if self.emitted is None else self.emitted.tolist(),
             "preempted": {str(b): list(requests) for b, requests in self.preempted.items()},
             "admitted": list(self.admitted),
+            "duration_s": None if self.duration_s is None else self.duration_s.tolist(),
         }
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> "Schedule":
         """Inverse of `to_dict`."""
+        measured = data.get("duration_s")
         return Schedule(
             start_s=np.asarray(data["start_s"], dtype=np.float64),
             replica=np.asarray(data["replica"], dtype=np.int64),
@@ -155,4 +176,5 @@ class Schedule:
             emitted=None if data["emitted"] is None else np.asarray(data["emitted"], dtype=np.int64),
             preempted={int(b): tuple(requests) for b, requests in data["preempted"].items()},
             admitted=tuple(data["admitted"]),
+            duration_s=None if measured is None else np.asarray(measured, dtype=np.float64),
         )

@@ -34,7 +34,7 @@ class Candidate:
     id : str
         The request.
     due_s : float
-        Absolute deadline of its first token, on the clock of `Snapshot.now_s`.
+        Absolute deadline of its first token, on the clock of `AdmissionSnapshot.now_s`.
     tpot_s : float
         Tier of the decode that follows.
     prefill_tokens : int
@@ -60,7 +60,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class AdmissionSnapshot:
     """State of one replica.
 
     Parameters

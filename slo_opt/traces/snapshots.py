@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from slo_opt.domain.engine import EngineModel
-from slo_opt.domain.snapshot import Candidate, Decoding, Snapshot
+from slo_opt.domain.snapshot import AdmissionSnapshot, Candidate, Decoding
 
 TIERS_S = (0.05, 0.1, 0.2, 0.4)
 
@@ -51,7 +51,7 @@ class SnapshotShape:
     weighted: bool = False
 
 
-def random_snapshot(rng: np.random.Generator, engine: EngineModel, shape: SnapshotShape) -> Snapshot:
+def random_snapshot(rng: np.random.Generator, engine: EngineModel, shape: SnapshotShape) -> AdmissionSnapshot:
     """A state of a replica of `engine`; the same generator state gives the same snapshot.
 
     Parameters
@@ -93,7 +93,7 @@ def random_snapshot(rng: np.random.Generator, engine: EngineModel, shape: Snapsh
                 mandatory=bool(rng.random() < shape.mandatory_share),
             )
         )
-    return Snapshot(0.0, tuple(decoding), tuple(candidates))
+    return AdmissionSnapshot(0.0, tuple(decoding), tuple(candidates))
 
 
 def _length(rng: np.random.Generator, median: float, most: int) -> int:

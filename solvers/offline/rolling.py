@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from slo_opt.domain.instance import Instance
 from slo_opt.domain.plan import MAX_PLAN_S, admission_problem
-from slo_opt.domain.snapshot import Candidate, Decoding, Snapshot
+from slo_opt.domain.snapshot import AdmissionSnapshot, Candidate, Decoding
 from slo_opt.solvers.interface import ScheduleResult, SolverConfig, Termination
 from slo_opt.solvers.offline.assemble import assign, checked_result, replay_reserve
 from slo_opt.solvers.offline.lane import Lane
@@ -70,7 +70,7 @@ class _Roll:
         state.sizes[QUEUED] = len(kept)
         self.declined = [q for q in candidates if q not in chosen]
 
-    def _snapshot(self, candidates: list[int]) -> Snapshot:
+    def _snapshot(self, candidates: list[int]) -> AdmissionSnapshot:
         p, state = self.lane.problem, self.lane.state
         decoding = []
         for q in state.lists[DECODING, : state.sizes[DECODING]].tolist():
@@ -78,7 +78,7 @@ class _Roll:
             left = int(p.output_tokens[stage] - state.counts[q, EMITTED] + p.tail_tokens[stage])
             tpot_s = min(float(p.tpot_s[stage]), MAX_PLAN_S)
             decoding.append(Decoding(str(q), tpot_s, int(state.counts[q, COMPUTED]), left))
-        return Snapshot(float(state.now_s[0]), tuple(decoding), tuple(self._candidate(q) for q in candidates))
+        return AdmissionSnapshot(float(state.now_s[0]), tuple(decoding), tuple(self._candidate(q) for q in candidates))
 
     def _candidate(self, q: int) -> Candidate:
         p, counts = self.lane.problem, self.lane.state.counts[q]

@@ -14,7 +14,7 @@ from slo_opt.domain.engine import EngineModel, RooflinePiece, prefill_pairs
 from slo_opt.domain.engines import ENGINES
 from slo_opt.domain.errors import InvalidInputError
 from slo_opt.domain.plan import MAX_PLAN_S, admission_problem
-from slo_opt.domain.snapshot import Candidate, Decoding, Snapshot
+from slo_opt.domain.snapshot import AdmissionSnapshot, Candidate, Decoding
 from slo_opt.domain.speculation import tokens_per_step
 from slo_opt.traces.snapshots import SnapshotShape, random_snapshot
 
@@ -32,8 +32,8 @@ ENGINE = EngineModel(
 )
 
 
-def snapshot(*items: Decoding | Candidate, now_s: float = 0.0) -> Snapshot:
-    return Snapshot(
+def snapshot(*items: Decoding | Candidate, now_s: float = 0.0) -> AdmissionSnapshot:
+    return AdmissionSnapshot(
         now_s,
         tuple(item for item in items if isinstance(item, Decoding)),
         tuple(item for item in items if isinstance(item, Candidate)),
@@ -145,7 +145,7 @@ def test_values(values: list[float], scale: int | None, expected: list[int]) -> 
 
 @pytest.mark.parametrize("running", [(), (Decoding("d", 0.1, 10, 5), Decoding("e", 0.2, 10))])
 def test_no_candidates(running: tuple[Decoding, ...]) -> None:
-    plan = admission_problem(Snapshot(3.0, running, ()), ENGINE)
+    plan = admission_problem(AdmissionSnapshot(3.0, running, ()), ENGINE)
     assert plan.num_candidates == 0
     assert plan.check(()) is None
 
@@ -180,7 +180,7 @@ def test_bad_input(items: tuple[Decoding | Candidate, ...], options: dict[str, o
 
 def supply_in_reals(
     engine: EngineModel, piece: RooflinePiece, tiers: dict[float, Fraction], drafts: dict[float, int],
-    state: Snapshot, accepted_tier: Fraction | None, start: Fraction, end: Fraction,
+    state: AdmissionSnapshot, accepted_tier: Fraction | None, start: Fraction, end: Fraction,
 ) -> tuple[Fraction, Fraction]:  # fmt: skip
     """Integral and minimum of the share of engine time left, with contexts that grow token by token in fluid form."""
     exact = Fraction

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from slo_opt.domain.admission import AdmissionProblem
 from slo_opt.domain.engines import engine_named
 from slo_opt.domain.plan import admission_problem
-from slo_opt.domain.snapshot import Candidate, Snapshot
+from slo_opt.domain.snapshot import AdmissionSnapshot, Candidate
 from slo_opt.solvers.dp import kernel, reference
 from slo_opt.solvers.dp.solver import DpSolver, plan
 from slo_opt.solvers.interface import SolverConfig, Termination
@@ -110,7 +110,7 @@ def test_four_requests_where_the_published_planner_loses_one() -> None:
     """OPT-6.7B on A100, one tier of 100 ms, no memory limit: three of four requests can be accepted."""
     due_prompt = {"2": (0.171823, 577), "3": (0.225135, 2204), "1": (0.282499, 1022), "0": (0.456402, 2319)}
     candidates = tuple(Candidate(name, due_s, 0.1, prompt) for name, (due_s, prompt) in due_prompt.items())
-    problem = admission_problem(Snapshot(0.0, (), candidates), engine_named("opt-6.7b-a100"))
+    problem = admission_problem(AdmissionSnapshot(0.0, (), candidates), engine_named("opt-6.7b-a100"))
     result = DpSolver().solve(problem, SolverConfig())
     assert result.termination is Termination.OPTIMAL
     assert result.accepted is not None
@@ -141,7 +141,7 @@ def test_a_tight_label_budget_is_a_result_and_more_time_closes_it() -> None:
 
 def test_a_mandatory_set_that_does_not_fit_is_infeasible() -> None:
     engine = engine_named("llama-3-8b-a100")
-    snapshot = Snapshot(
+    snapshot = AdmissionSnapshot(
         0.0, (), (Candidate("late", 0.001, 0.05, 4000, mandatory=True), Candidate("ok", 5.0, 0.05, 100))
     )
     result = DpSolver().solve(admission_problem(snapshot, engine), SolverConfig())
@@ -151,7 +151,7 @@ def test_a_mandatory_set_that_does_not_fit_is_infeasible() -> None:
 
 
 def test_no_candidates() -> None:
-    problem = admission_problem(Snapshot(0.0, (), ()), engine_named("llama-3-8b-a100"))
+    problem = admission_problem(AdmissionSnapshot(0.0, (), ()), engine_named("llama-3-8b-a100"))
     result = DpSolver().solve(problem, SolverConfig())
     assert result.termination is Termination.OPTIMAL
     assert result.accepted == ()

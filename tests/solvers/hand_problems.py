@@ -7,7 +7,7 @@ import numpy as np
 from slo_opt.domain.admission import AdmissionProblem
 from slo_opt.domain.engine import EngineModel, RooflinePiece
 from slo_opt.domain.plan import admission_problem
-from slo_opt.domain.snapshot import Candidate, Decoding, Snapshot
+from slo_opt.domain.snapshot import AdmissionSnapshot, Candidate, Decoding
 
 FULL = 1_000_000
 MS = 10**9  # ps
@@ -69,9 +69,9 @@ ENGINE = EngineModel(
     block_size_tokens=10,
     kv_blocks=20,
 )
-_SPECULATING = Snapshot(0.0, (Decoding("d", 0.05, 0),), (Candidate("c", 1.0, 0.05, 5000),))
-_GROWING = Snapshot(0.0, (Decoding("d", 0.05, 100, 60),), (Candidate("c", 1.0, 0.05, 40, output_tokens=5),))
-_FOUR = Snapshot(
+_SPECULATING = AdmissionSnapshot(0.0, (Decoding("d", 0.05, 0),), (Candidate("c", 1.0, 0.05, 5000),))
+_GROWING = AdmissionSnapshot(0.0, (Decoding("d", 0.05, 100, 60),), (Candidate("c", 1.0, 0.05, 40, output_tokens=5),))
+_FOUR = AdmissionSnapshot(
     0.0,
     (),
     (

@@ -1,0 +1,104 @@
+"""Policies by name, and the static settings among which a fair comparison takes the best."""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from slo_opt.domain.engine import EngineModel
+from slo_opt.domain.errors import InvalidInputError
+from slo_opt.domain.slo import SloClass
+from slo_opt.policies.interface import AllocationPolicy
+from slo_opt.policies.lengths import LengthPredictor
+
+Setting = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyContext:
+    """What a policy may know before the first request.
+
+    Parameters
+    ----------
+    engine : EngineModel
+        The engine it will run on.
+    slo_classes : mapping of str to SloClass
+        The classes that it will meet.
+    lengths : LengthPredictor
+        What it may know of output lengths; not shared between policies, since it learns.
+    """
+
+    engine: EngineModel
+    slo_classes: Mapping[str, SloClass]
+    lengths: LengthPredictor
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyEntry:
+    """A policy that can be named.
+
+    Parameters
+    ----------
+    name, summary : str
+        What users type, and one line about it.
+    factory : str
+        ``module:Class``; the class takes a `PolicyContext` and the keywords of one setting.
+    settings : tuple of mapping
+        Static settings to try, the default first.
+    """
+
+    name: str
+    summary: str
+    factory: str
+    settings: tuple[Setting, ...] = field(default=({},))
+
+
+_ALL = (
+    PolicyEntry(
+        "vllm-fcfs",
+        "vLLM: running first, then first come first served, one token budget, chunked prefill",
+        "slo_opt.policies.vllm:VllmPolicy",
+        tuple({"budget_tokens": budget} for budget in (2048, 256, 512, 1024, 4096, 8192)),
+    ),
+    PolicyEntry(
+        "vllm-priority",
+        "vLLM with priorities: tightest TPOT first, then arrival",
+        "slo_opt.policies.vllm:VllmPriorityPolicy",
+        tuple({"budget_tokens": budget} for budget in (2048, 256, 512, 1024, 4096, 8192)),
+    ),
+)
+POLICIES = {entry.name: entry for entry in _ALL}
+
+
+def policy_entry(name: str) -> PolicyEntry:
+    """The policy of that name.
+
+    Raises
+    ------
+    InvalidInputError
+        There is none; the message suggests the nearest.
+    """
+    if name not in POLICIES:
+        from slo_opt.traces.nearest import did_you_mean
+
+        raise InvalidInputError(f"unknown policy {name!r}. {did_you_mean(name, POLICIES)}Known: {', '.join(POLICIES)}")
+    return POLICIES[name]
+
+
+def make_policy(name: str, context: PolicyContext, setting: Setting | None = None) -> AllocationPolicy:
+    """A fresh policy; `setting` overrides its default one.
+
+    Raises
+    ------
+    InvalidInputError
+        Unknown name, or a setting that the policy does not have or refuses.
+    """
+    entry = policy_entry(name)
+    module, _, attribute = entry.factory.partition(":")
+    keywords = {**entry.settings[0], **(setting or {})}
+    try:
+        policy: AllocationPolicy = getattr(importlib.import_module(module), attribute)(context, **keywords)
+    except TypeError as error:
+        known = ", ".join(entry.settings[0]) or "none"
+        raise InvalidInputError(f"policy {name!r} refuses the setting {keywords}: {error}. Settings: {known}") from None
+    return policy

@@ -1,0 +1,1 @@
+"""Event-driven simulation of policies on the engine model."""

@@ -1,0 +1,53 @@
+"""What a simulation leaves behind."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slo_opt.domain.evaluate import Evaluation, evaluate
+from slo_opt.domain.instance import Instance
+from slo_opt.domain.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Run:
+    """One policy on one instance.
+
+    Parameters
+    ----------
+    instance : Instance
+        What was served.
+    policy : str
+        Name of the policy.
+    seed : int
+        Of the simulation.
+    schedule : Schedule
+        Every batch; requests rejected or demoted are not among the admitted.
+    end_s : float
+        When the last batch ended.
+    cut : bool
+        Whether the run was stopped early because too many requests were lost.
+    num_preemptions : int
+        How often KV was dropped.
+    gaps_s : mapping of str to (M,) float array
+        Times between tokens, seconds, by SLO class of the request.
+    decision_s : (B,) float array
+        Wall-clock seconds of each decision of the policy: a measurement, which differs from run to run.
+    """
+
+    instance: Instance
+    policy: str
+    seed: int
+    schedule: Schedule
+    end_s: float
+    cut: bool
+    num_preemptions: int
+    gaps_s: dict[str, NDArray[np.float64]]
+    decision_s: NDArray[np.float64]
+
+    @cached_property
+    def evaluation(self) -> Evaluation:
+        """The schedule as the independent checker scores it."""
+        return evaluate(self.instance, self.schedule)
