@@ -58,10 +58,11 @@ def table(rows: list[dict[str, Any]]) -> str:
     ]
     for row in rows:
         first = row["detail"]
+        relaxed = f"{first['relaxation_bound']:.1f} ({first['relaxation_s']:.0f})" if "relaxation_s" in first else "-"
+        bound = "-" if row["bound"] is None else f"{row['bound']:g}"
         lines.append(
             f"| {row['trace']} | {row['engine']} | {row['scale']:g} | {row['offered']} | {row['servable']:g} "
-            f"| {first['relaxation_bound']:.1f} ({first['relaxation_s']:.0f}) | {row['bound']:g} "
-            f"| {row['wall_s']:.0f} | {row['peak_gib']:.2f} |"
+            f"| {relaxed} | {bound} | {row['wall_s']:.0f} | {row['peak_gib']:.2f} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -71,6 +72,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the Azure 2023 traces")
     parser.add_argument("--time-limit", type=float, default=600.0, help="seconds a trace")
+    parser.add_argument("--engines", default=",".join(ENGINES), help="comma list of engines")
     parser.add_argument("--only", help="one cell as trace:engine; prints it as JSON, writes nothing")
     options = parser.parse_args()
     if options.only:
@@ -78,7 +80,7 @@ def main() -> int:
         print(json.dumps(bound(options.data, trace, engine, NEAR_90[trace, engine], options.time_limit)))
         return 0
     rows = []
-    for engine in ENGINES:
+    for engine in options.engines.split(","):
         for trace in TRACES:
             command = [sys.executable, __file__, "--data", str(options.data), "--only", f"{trace}:{engine}"]
             command += ["--time-limit", str(options.time_limit)]
