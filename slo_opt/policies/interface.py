@@ -161,7 +161,8 @@ class Allocation:
     ----------
     tokens : list of (Job, int)
         Each job at most once: tokens of prefill (at most `Job.left_tokens`), 1 for a decode, 1 + drafted ones for a
-        speculated decode. Empty: the engine idles until the next arrival or `wake_s`.
+        speculated decode. Empty: the engine idles until the next arrival or `wake_s`, or, where it preempted, asks
+        again at once.
     preempted : sequence of Job
         Running jobs whose KV is dropped before the batch; they wait at the front and prefill all their tokens again.
     admitted, demoted : sequence of Job

@@ -18,6 +18,9 @@ class Replica:
 
     Invariants: a job is in `running` iff it holds KV blocks; blocks held and `free_blocks` add up to the cache.
 
+    `dropped` holds the jobs that lost their KV since the last batch, preempted or rejected; `num_lost` counts the
+    requests under an SLO that left unattained.
+
     Parameters
     ----------
     engine : EngineModel
@@ -37,6 +40,10 @@ class Replica:
         self.finished: list[RoundEnd] = []
         self.last_batch_s: float | None = None
         self.num_preemptions = 0
+        self.num_demotions = 0
+        self.rejected: list[Life] = []
+        self.dropped: list[Life] = []
+        self.num_lost = 0
         self._acceptance = acceptance
 
     @property
@@ -45,8 +52,13 @@ class Replica:
         return not (self.running or self.waiting)
 
     def add(self, life: Life) -> None:
-        """Let a round arrive."""
-        self.waiting.append(life)
+        """Let a round arrive. One that could never end here is turned away, as engines do."""
+        context = life.known_tokens + life.decode_left
+        blocks = self.engine.kv_blocks_for(context - 1)
+        if context > self.engine.max_model_len or blocks > self.engine.kv_blocks:
+            self._reject(life)
+        else:
+            self.waiting.append(life)
 
     def decide(self, now_s: float) -> Allocation:
         """Ask the policy, check what it answers, and carry out all of it but the batch."""
@@ -66,9 +78,13 @@ class Replica:
             self._preempt(job, now_s)
         for job in allocation.rejected:
             self._leave(job, now_s)
+        for job in (*allocation.admitted, *allocation.demoted):
+            if job not in self.running and job not in self.waiting:
+                raise self._refuse("it is admitted or demoted but not in the engine", job, now_s)
         for job in allocation.admitted:
             job.standing = Standing.ADMITTED
         for job in allocation.demoted:
+            self.num_demotions += job.standing is not Standing.BEST_EFFORT
             job.standing = Standing.BEST_EFFORT
         return allocation
 
@@ -89,11 +105,17 @@ class Replica:
 
     def _leave(self, job: Job, now_s: float) -> None:
         if job in self.running:
-            self._drop(self._take(self.running, job))
+            life = self._take(self.running, job)
+            self._drop(life)
         elif job in self.waiting:
-            self._take(self.waiting, job)
+            life = self._take(self.waiting, job)
         else:
             raise self._refuse("it is rejected but not in the engine", job, now_s)
+        self._reject(life)
+
+    def _reject(self, life: Life) -> None:
+        self.rejected.append(life)
+        self.num_lost += life.value > 0
 
     @staticmethod
     def _take(lives: list[Life], job: Job) -> Life:
@@ -101,6 +123,7 @@ class Replica:
 
     def _drop(self, life: Life) -> None:
         """Free the KV blocks of a job; its whole context has to be prefilled again."""
+        self.dropped.append(life)
         self.free_blocks += life.kv_blocks
         life.kv_blocks = 0
         life.computed_tokens = 0
@@ -211,6 +234,8 @@ class Replica:
             else:
                 life.computed_tokens += tokens
                 emits = 1 if life.computed_tokens == life.known_tokens else 0
+                # After a preemption, the last token that it had produced is again a decode step.
+                life.decoding = life.emitted_tokens > 0 and life.left_tokens == 1
             emitted.append(emits or 1)
             if emits:
                 life.decoding = True
@@ -220,6 +245,7 @@ class Replica:
                         break
         for life in ended:
             self._trim(life)
+            self.num_lost += life.done and life.missed and life.value > 0
             self.finished.append(RoundEnd(life.id, life.round_slo, life.emitted_tokens, life.missed))
         if speculated:
             for life, _ in entries:

@@ -29,8 +29,12 @@ class Run:
         When the last batch ended.
     cut : bool
         Whether the run was stopped early because too many requests were lost.
-    num_preemptions : int
-        How often KV was dropped.
+    num_preemptions, num_demotions : int
+        How often KV was dropped; how many requests became best effort.
+    rejected : tuple of int
+        Requests that were sent away, by the policy or because the engine can never hold them.
+    num_running, num_waiting : (B,) int arrays
+        Requests that hold KV blocks, and those that wait, while each batch runs.
     gaps_s : mapping of str to (M,) float array
         Times between tokens, seconds, by SLO class of the request.
     decision_s : (B,) float array
@@ -44,6 +48,10 @@ class Run:
     end_s: float
     cut: bool
     num_preemptions: int
+    num_demotions: int
+    rejected: tuple[int, ...]
+    num_running: NDArray[np.int64]
+    num_waiting: NDArray[np.int64]
     gaps_s: dict[str, NDArray[np.float64]]
     decision_s: NDArray[np.float64]
 

@@ -10,7 +10,6 @@ import math
 import time
 from array import array
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 
@@ -69,17 +68,20 @@ class _Recorder:
         self.tokens = array("q")
         self.emitted: dict[int, list[int]] = {}
         self.preempted: dict[int, tuple[int, ...]] = {}
-        self.pending: list[int] = []
+        self.num_running = array("q")
+        self.num_waiting = array("q")
 
-    def batch(self, start_s: float, duration_s: float, entries: list[tuple[Life, int]]) -> None:
-        if self.pending:
-            self.preempted[len(self.start_s)] = tuple(self.pending)
-            self.pending = []
+    def batch(self, start_s: float, duration_s: float, entries: list[tuple[Life, int]], replica: Replica) -> None:
+        if replica.dropped:
+            self.preempted[len(self.start_s)] = tuple(life.index for life in replica.dropped)
+            replica.dropped = []
         self.start_s.append(start_s)
         self.duration_s.append(duration_s)
         self.request.extend([life.index for life, _ in entries])
         self.tokens.extend([tokens for _, tokens in entries])
         self.offset.append(len(self.request))
+        self.num_running.append(len(replica.running))
+        self.num_waiting.append(len(replica.waiting))
 
     def schedule(self, admitted: tuple[int, ...], measured: bool) -> Schedule:
         emitted = None
@@ -106,7 +108,7 @@ def simulate(instance: Instance, policy: AllocationPolicy, options: SimulationOp
     Parameters
     ----------
     instance : Instance
-        One replica. Requests that nothing can attain are offered and lost.
+        One replica. Requests that nothing can attain are offered and lost; those that it can never hold are rejected.
     policy : AllocationPolicy
         Fresh: policies keep what they have learned.
     options : SimulationOptions or None
@@ -144,7 +146,6 @@ class _Simulation:
         # Arrivals and releases of later rounds alike: (time, index).
         self._events = [(life.release_s, life.index) for life in self._lives]
         heapq.heapify(self._events)
-        self._lost = 0
         self._recorder = _Recorder()
         self._decision_s = array("d")
 
@@ -164,10 +165,11 @@ class _Simulation:
             began_s = time.perf_counter()
             allocation = replica.decide(now_s)
             self._decision_s.append(time.perf_counter() - began_s)
-            self._recorder.pending += [cast(Life, job).index for job in allocation.preempted]
             if not allocation.tokens:
+                if allocation.preempted:
+                    continue
                 wake_s = allocation.wake_s
-                if wake_s <= now_s:
+                if not wake_s > now_s:  # NaN too
                     raise IllegalAllocationError(
                         f"policy {self._policy.name!r} gave an empty batch at {now_s:.6f} s and asked to be woken at "
                         f"{wake_s:.6f} s, which is not later"
@@ -178,7 +180,7 @@ class _Simulation:
                 now_s = next_s
                 continue
             now_s = self._batch(replica.own(allocation.tokens, now_s), now_s)
-            cut = self._options.max_lost is not None and self._lost > self._options.max_lost
+            cut = self._options.max_lost is not None and replica.num_lost > self._options.max_lost
         return self._result(now_s, cut)
 
     def _batch(self, entries: list[tuple[Life, int]], now_s: float) -> float:
@@ -192,14 +194,12 @@ class _Simulation:
         if options.noise:
             duration_s *= math.exp(self._rng.normal(-(options.noise**2) / 2, options.noise))
         end_s = now_s + duration_s
-        self._recorder.batch(now_s, duration_s, entries)
+        self._recorder.batch(now_s, duration_s, entries, replica)
         emitted, ended = replica.finish(entries, end_s, self._accepted)
         if emitted is not None:
             self._recorder.emitted[len(self._recorder.start_s) - 1] = emitted
         for life in ended:
-            if life.done:
-                self._lost += life.missed and life.value > 0
-            else:
+            if not life.done:
                 heapq.heappush(self._events, (life.next_round(end_s), life.index))
         replica.last_batch_s = duration_s
         return end_s
@@ -220,6 +220,10 @@ class _Simulation:
             end_s=end_s,
             cut=cut,
             num_preemptions=self._replica.num_preemptions,
+            num_demotions=self._replica.num_demotions,
+            rejected=tuple(sorted(life.index for life in self._replica.rejected)),
+            num_running=np.array(self._recorder.num_running, dtype=np.int64),
+            num_waiting=np.array(self._recorder.num_waiting, dtype=np.int64),
             gaps_s={name: np.array(gaps, dtype=np.float64) for name, gaps in self._gaps.items()},
             decision_s=np.array(self._decision_s, dtype=np.float64),
         )
