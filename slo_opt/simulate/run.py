@@ -24,7 +24,7 @@ class Run:
     seed : int
         Of the simulation.
     schedule : Schedule
-        Every batch; requests rejected or demoted are not among the admitted.
+        Every batch. Admitted are those that were promised to be on time at the end: who is demoted is not among them.
     end_s : float
         When the last batch ended.
     cut : bool
