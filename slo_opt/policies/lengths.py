@@ -7,6 +7,7 @@ from typing import Protocol
 from slo_opt.domain.errors import InvalidInputError
 from slo_opt.domain.instance import Instance
 from slo_opt.policies.interface import Job, RoundEnd
+from slo_opt.traces.nearest import did_you_mean
 
 
 class LengthPredictor(Protocol):
@@ -128,3 +129,25 @@ class QuantileLengths:
             recent[oldest] = length
             self._oldest[slo] = (oldest + 1) % self._window
         bisect.insort(seen, length)
+
+
+LENGTHS = ("quantile", "oracle", "none")
+
+
+def make_lengths(name: str, instance: Instance) -> LengthPredictor:
+    """Fresh length knowledge by name: one of `LENGTHS`.
+
+    Raises
+    ------
+    InvalidInputError
+        There is none of that name; the message suggests the nearest.
+    """
+    if name == "oracle":
+        return OracleLengths.of(instance)
+    if name == "quantile":
+        return QuantileLengths()
+    if name == "none":
+        return NoLengths()
+    raise InvalidInputError(
+        f"unknown length knowledge {name!r}. {did_you_mean(name, LENGTHS)}Known: {', '.join(LENGTHS)}"
+    )

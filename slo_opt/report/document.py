@@ -1,7 +1,5 @@
 """The result of a solve as one JSON object."""
 
-import hashlib
-import json
 import platform
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -9,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from slo_opt.analysis.solve import SolveReport, gap_of
-from slo_opt.domain.engine import EngineModel
+from slo_opt.domain.fingerprint import engine_hash
 from slo_opt.solvers.interface import SolverConfig
 
 SCHEMA = "slo-opt-solve"
@@ -43,12 +41,6 @@ class Source:
     read: int
     dropped: int
     provenance: dict[str, Any] = field(default_factory=dict)
-
-
-def engine_hash(engine: EngineModel) -> str:
-    """First 16 hex digits of the SHA-256 of the engine's figures, name and source left out."""
-    figures = {key: value for key, value in asdict(engine).items() if key not in ("name", "source")}
-    return hashlib.sha256(json.dumps(figures, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def share(part: float, whole: float) -> float | None:
