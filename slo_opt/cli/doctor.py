@@ -1,15 +1,13 @@
 """`slo-opt doctor`: whether the installed libraries can be trusted."""
 
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from slo_opt.cli.solve import Format
+from slo_opt.cli.options import Format, Printed
 
 
-def doctor(
-    output_format: Annotated[Format, typer.Option("--format", help="What to print.")] = Format.TABLE,
-) -> None:
+def doctor(output_format: Printed = Format.TABLE) -> None:
     """Show versions and machine; refuse solver versions that give wrong answers or cannot share a process."""
     from dataclasses import asdict
 

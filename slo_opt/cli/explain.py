@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from slo_opt.cli.solve import Format
+from slo_opt.cli.options import Format, Printed
 
 MAX_ROWS = 20
 
@@ -13,7 +13,7 @@ def explain(
     plan: Annotated[str, typer.Argument(help="Plan file of `slo-opt solve -o`; - for stdin.", metavar="PLAN")],
     request: Annotated[str | None, typer.Option(help="Only the request of this id.")] = None,
     show_all: Annotated[bool, typer.Option("--all", help=f"Every declined request, not the first {MAX_ROWS}.")] = False,
-    output_format: Annotated[Format, typer.Option("--format", help="What to print.")] = Format.TABLE,
+    output_format: Printed = Format.TABLE,
 ) -> None:
     """Tell for each declined request what stood in its way: its deadline, engine time or KV memory."""
     from slo_opt.analysis.explain import Explainer

@@ -1,51 +1,30 @@
 """`slo-opt solve`: the best schedule found for a trace, a proved bound, and the gap."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from slo_opt.cli.options import (
+    Engine,
+    Format,
+    InputFormat,
+    OnUnservable,
+    Printed,
+    Quiet,
+    Scale,
+    ScenarioName,
+    ScoreRuleName,
+    Seed,
+    TraceFile,
+    UnservablePolicy,
+    Window,
+)
+
 if TYPE_CHECKING:
     from slo_opt.analysis.solve import SolveReport
 
 DEFAULT_METHODS = "search,highs"
-
-
-class Format(StrEnum):
-    """How a result is printed."""
-
-    TABLE = "table"
-    JSON = "json"
-
-
-class UnservablePolicy(StrEnum):
-    """What to do with requests that no schedule can attain."""
-
-    ERROR = "error"
-    LOSE = "lose"
-    DROP = "drop"
-
-
-def parse_window(text: str | None) -> tuple[float, float] | None:
-    """Read ``START:END`` in seconds.
-
-    Raises
-    ------
-    InvalidInputError
-        It is anything else.
-    """
-    from slo_opt.domain.errors import InvalidInputError
-
-    if text is None:
-        return None
-    try:
-        start, end = map(float, text.split(":"))
-    except ValueError:
-        raise InvalidInputError(f"--window {text}: expected START:END in seconds, for example 1786:2086") from None
-    if not 0 <= start < end < float("inf"):
-        raise InvalidInputError(f"--window {text}: expected 0 <= START < END in seconds, for example 1786:2086")
-    return start, end
 
 
 def parse_methods(text: str) -> tuple[str, ...]:
@@ -66,18 +45,12 @@ def parse_methods(text: str) -> tuple[str, ...]:
 
 
 def solve(
-    trace: Annotated[str, typer.Argument(help="Trace file, plain or gzip; - for stdin.", metavar="TRACE")],
-    engine: Annotated[
-        str | None, typer.Option(help="Engine model, built-in name; default: the one the trace names.")
-    ] = None,
-    scenario: Annotated[
-        str | None, typer.Option(help="SLOs for a file that has none: coder, chatbot, mixed, polyserve, ...")
-    ] = None,
-    input_format: Annotated[
-        str | None, typer.Option(help="Format of the file, where it cannot be told from its content.")
-    ] = None,
-    window: Annotated[str | None, typer.Option(metavar="START:END", help="Part of the trace, in seconds.")] = None,
-    scale: Annotated[float, typer.Option(help="Arrival-rate factor: 2 is twice the load.")] = 1.0,
+    trace: TraceFile,
+    engine: Engine = None,
+    scenario: ScenarioName = None,
+    input_format: InputFormat = None,
+    window: Window = None,
+    scale: Scale = 1.0,
     method: Annotated[
         str, typer.Option(help="Comma list of search, dp (schedules), highs, cvxpy (bounds), cpsat (both, small).")
     ] = DEFAULT_METHODS,
@@ -85,16 +58,12 @@ def solve(
         float | None, typer.Option(help="Seconds for all methods together.", min=0.0, max=1e9)
     ] = None,
     gap: Annotated[float, typer.Option(help="Relative gap at which cpsat may stop.", min=0.0)] = 0.0,
-    seed: Annotated[int, typer.Option(help="Random seed.", min=0, max=2**31 - 1)] = 0,
+    seed: Seed = 0,
     threads: Annotated[int, typer.Option(help="Threads a solver may use; search and dp use one.", min=1)] = 1,
-    score_rule: Annotated[
-        str | None, typer.Option(help="dslo, mean-tpot or first-late-shifts; default: the trace's, else dslo.")
-    ] = None,
+    score_rule: ScoreRuleName = None,
     replicas: Annotated[int, typer.Option(help="Equal replicas of the engine.", min=1)] = 1,
-    unservable: Annotated[
-        UnservablePolicy, typer.Option(help="Requests no schedule can serve: refuse, count as lost, or drop.")
-    ] = UnservablePolicy.ERROR,
-    output_format: Annotated[Format, typer.Option("--format", help="What to print.")] = Format.TABLE,
+    unservable: OnUnservable = UnservablePolicy.ERROR,
+    output_format: Printed = Format.TABLE,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="Write report, trace and schedule here, for `explain`; - for stdout."),
@@ -102,7 +71,7 @@ def solve(
     plot: Annotated[
         Path | None, typer.Option(help="Draw the timeline here (png, svg, pdf), and FILE-bounds beside it.")
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: Quiet = False,
     log: Annotated[bool, typer.Option("--log", help="Solver logs on stderr.")] = False,
 ) -> None:
     """Find the best schedule of a trace, prove a bound on any schedule, and show the gap.
@@ -112,14 +81,12 @@ def solve(
     """
     from slo_opt.analysis.plan import encode_plan
     from slo_opt.analysis.solve import solve_instance
-    from slo_opt.cli.inputs import about, score_rule_named
+    from slo_opt.cli.inputs import parse_window, read_instance, score_rule_named
     from slo_opt.cli.output import check_writable, same_file
     from slo_opt.cli.progress import progress
-    from slo_opt.report.document import Source, solve_document
+    from slo_opt.report.document import solve_document
     from slo_opt.solvers.interface import SolverConfig
     from slo_opt.traces.atomic import is_stdout, write_bytes
-    from slo_opt.traces.read import read_trace
-    from slo_opt.traces.unservable import apply_unservable
 
     methods, span, rule = parse_methods(method), parse_window(window), score_rule_named(score_rule)
     for path in (output, plot):
@@ -132,18 +99,20 @@ def solve(
         if output is not None and any(same_file(output, picture) for picture in (plot, _bounds_beside(plot))):
             raise typer.BadParameter(f"-o and --plot would both write {output}; choose two names")
     with progress(quiet or log) as report_progress:
-        source_trace = read_trace(
-            trace, input_format=input_format, scenario=scenario, engine=engine, seed=seed, window=span, scale=scale
+        instance, source = read_instance(
+            trace,
+            engine=engine,
+            scenario=scenario,
+            input_format=input_format,
+            window=span,
+            scale=scale,
+            seed=seed,
+            score_rule=rule,
+            unservable=unservable.value,
+            num_replicas=replicas,
         )
-        with about(trace):
-            whole = source_trace.to_instance(engine=engine, score_rule=rule, num_replicas=replicas)
-            instance = apply_unservable(whole, unservable.value)
         config = SolverConfig(time_limit, gap, seed, threads, log, report_progress)
         report = solve_instance(instance, methods, config)
-    lost = len(whole.requests) - len(instance.requests)
-    provenance = dict(source_trace.provenance)
-    dropped = int(provenance.get("dropped_over_context") or 0) if scenario else 0
-    source = Source(trace, scenario, span, scale, len(whole.requests) + dropped, lost + dropped, provenance)
     document = solve_document(report, source, config)
     # A disk or a picture that fails must not cost the result: it is printed all the same.
     try:

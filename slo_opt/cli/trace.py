@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from slo_opt.cli.solve import Format, parse_window
+from slo_opt.cli.inputs import parse_window
+from slo_opt.cli.options import BestEffort, Format, Printed, TraceFile
 
 if TYPE_CHECKING:
     from slo_opt.domain.request import Request
@@ -13,8 +14,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Convert, generate, describe and validate traces.")
 
-
-TraceFile = Annotated[str, typer.Argument(metavar="TRACE", help="Trace file, plain or gzip; - for stdin.")]
 Output = Annotated[
     Path, typer.Option("-o", "--output", help="Where to write trace.json, gzip if it ends in .gz; - for stdout.")
 ]
@@ -28,8 +27,6 @@ Scale = Annotated[float, typer.Option(help="Arrival-rate factor, applied after t
 Seed = Annotated[int, typer.Option(help="Random seed.", min=0)]
 Sort = Annotated[bool, typer.Option("--sort", help="Sort by arrival instead of refusing unsorted rows.")]
 PrefixCache = Annotated[bool, typer.Option("--prefix-cache", help="Mooncake: cache repeated leading blocks.")]
-BestEffort = Annotated[float, typer.Option(metavar="SHARE", help="Share of the requests made best effort.")]
-Printed = Annotated[Format, typer.Option("--format", help="What to print.")]
 
 
 @app.command()

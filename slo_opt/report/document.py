@@ -1,11 +1,12 @@
 """The result of a solve as one JSON object."""
 
 import platform
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
+from slo_opt.analysis.origin import Origin
 from slo_opt.analysis.solve import SolveReport, gap_of
 from slo_opt.domain.fingerprint import engine_hash
 from slo_opt.solvers.interface import SolverConfig
@@ -14,48 +15,19 @@ SCHEMA = "slo-opt-solve"
 SCHEMA_VERSION = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where the requests came from, as asked for on the command line.
-
-    Parameters
-    ----------
-    path : str
-        The trace file, or ``-``.
-    scenario : str or None
-        SLO assignment, where the file names no SLOs.
-    window : tuple of float or None
-        Seconds of the trace that were taken.
-    scale : float
-        Factor on the arrival rate.
-    read, dropped : int
-        Requests read; those of them that were left out, and are not in `offered`.
-    provenance : dict
-        What the trace says of itself.
-    """
-
-    path: str
-    scenario: str | None
-    window: tuple[float, float] | None
-    scale: float
-    read: int
-    dropped: int
-    provenance: dict[str, Any] = field(default_factory=dict)
-
-
 def share(part: float, whole: float) -> float | None:
     """``part / whole``; None where there is no whole."""
     return part / whole if whole else None
 
 
-def solve_document(report: SolveReport, source: Source, config: SolverConfig) -> dict[str, Any]:
+def solve_document(report: SolveReport, source: Origin, config: SolverConfig) -> dict[str, Any]:
     """Everything a reader needs to trust and repeat the result; plain JSON types.
 
     Parameters
     ----------
     report : SolveReport
         The outcome.
-    source : Source
+    source : Origin
         Where the requests came from.
     config : SolverConfig
         Limits and seed.
