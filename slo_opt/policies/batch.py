@@ -1,6 +1,7 @@
 """A batch in the making: what it holds, how long it will take, what still fits."""
 
 import math
+from collections.abc import Sequence
 
 from slo_opt.domain.engine import prefill_pairs
 from slo_opt.policies.interface import EngineSnapshot, Job
@@ -61,9 +62,45 @@ class BatchBuilder:
         self.entries.append((job, tokens))
         return True
 
-    def drop(self, job: Job) -> None:
-        """Give back the blocks of a job that is preempted; it must not be in the batch."""
+    def add_decodes(self, jobs: Sequence[Job]) -> int:
+        """Add one token of each decode up to the first that does not fit; how many were added."""
+        block, free, context = self._block, self.free_blocks, 0
+        most = min(len(jobs), self.tokens_left, self.seqs_left)
+        added = 0
+        for job in jobs if most == len(jobs) else jobs[:most]:
+            computed = job.computed_tokens
+            if computed >= job.kv_blocks * block:
+                if not free:
+                    break
+                free -= 1
+            context += computed
+            added += 1
+        self.free_blocks = free
+        self._context += context
+        self.tokens_left -= added
+        self.seqs_left -= added
+        self.num_tokens += added
+        self.entries += [(job, 1) for job in (jobs if added == len(jobs) else jobs[:added])]
+        return added
+
+    def decode_s(self, job: Job) -> float:
+        """Seconds, at most, by which one token of a decode makes the batch longer."""
+        engine = self._engine
+        slope_s = max([piece.per_token_s for piece in engine.pieces])
+        return slope_s + engine.request_s + engine.decode_context_s * job.computed_tokens
+
+    def cap(self, tokens: int) -> None:
+        """Let the batch hold no more than `tokens` tokens; what it holds already stays."""
+        self.tokens_left = max(0, min(self.tokens_left, tokens - self.num_tokens))
+
+    def drop(self, job: Job) -> bool:
+        """Give back the blocks of a job that is preempted, and take it out of the batch; whether it was in."""
         self.free_blocks += job.kv_blocks
+        for position, (entered, _) in enumerate(self.entries):
+            if entered is job:
+                self.remove(position)
+                return True
+        return False
 
     def remove(self, position: int) -> tuple[Job, int]:
         """Take the entry at `position` out again."""
@@ -74,6 +111,9 @@ class BatchBuilder:
         self.num_tokens -= tokens
         if job.decoding:
             self._context -= job.computed_tokens
+            if tokens > 1:
+                drafts = (count - 1 for other, count in self.entries if other.decoding)
+                self.draft_steps = max(drafts, default=0)
         else:
             self._pairs -= prefill_pairs(tokens, job.computed_tokens)
         return job, tokens

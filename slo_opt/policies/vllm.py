@@ -9,14 +9,15 @@ class VllmPolicy:
     """The rules of vLLM's V1 scheduler with chunked prefill.
 
     Running requests first, in the order in which they began, then the queue, until the token budget is spent. Where KV
-    is short the last of the running is preempted by recompute and nobody new starts in that step.
+    is short the last of the running is preempted by recompute and nobody new starts in that step. A request starts only
+    if KV is free for all its tokens so far, and holds back those behind it if not.
 
     Parameters
     ----------
     budget_tokens : int
         `max_num_batched_tokens`.
     long_prefill_tokens : int or None
-        `long_prefill_token_threshold`: no request prefills more in one step.
+        `long_prefill_token_threshold`: no request prefills more in one step, unless it is alone.
 
     References
     ----------
@@ -33,42 +34,31 @@ class VllmPolicy:
 
     def decide(self, snapshot: EngineSnapshot) -> Allocation:
         """The next batch."""
-        running, waiting = snapshot.running, snapshot.waiting
+        running, waiting = list(snapshot.running), snapshot.waiting
         batch = BatchBuilder(snapshot, self._budget)
+        chunk = batch.tokens_left
+        if self._threshold is not None and len(running) + len(waiting) > 1:
+            chunk = min(chunk, self._threshold)
         preempted: list[Job] = []
         k = 0
         while k < len(running) and batch.tokens_left:
             job = running[k]
-            tokens = self._tokens(job, batch)
+            tokens = min(job.left_tokens, chunk, batch.tokens_left)
             while not batch.add(job, tokens):
                 victim = self._victim(running)
                 running.remove(victim)
-                if batch.entries and any(entry[0] is victim for entry in batch.entries):
-                    at = next(i for i, entry in enumerate(batch.entries) if entry[0] is victim)
-                    batch.remove(at)
-                    k -= 1
-                batch.drop(victim)
+                k -= batch.drop(victim)
                 preempted.append(victim)
                 if victim is job:
+                    return Allocation(batch.entries, preempted=preempted)
+            k += 1
+        room = snapshot.engine.max_num_seqs - len(running)
+        if room and not preempted:
+            for job in self._queue(waiting)[:room]:
+                if not batch.tokens_left or batch.blocks_for(job, job.left_tokens) > batch.free_blocks:
                     break
-            else:
-                k += 1
-                continue
-            break
-        if not preempted:
-            for job in self._queue(waiting):
-                if not batch.tokens_left or len(running) == snapshot.engine.max_num_seqs:
-                    break
-                if not batch.add(job, self._tokens(job, batch)):
-                    break
-                running.append(job)
+                batch.add(job, min(job.left_tokens, chunk, batch.tokens_left))
         return Allocation(batch.entries, preempted=preempted)
-
-    def _tokens(self, job: Job, batch: BatchBuilder) -> int:
-        tokens = job.known_tokens - job.computed_tokens
-        if self._threshold is not None and tokens > self._threshold:
-            tokens = self._threshold
-        return min(tokens, batch.tokens_left)
 
     def _victim(self, running: list[Job]) -> Job:
         return running[-1]
@@ -86,7 +76,7 @@ class VllmPriorityPolicy(VllmPolicy):
         return max(running, key=_priority)
 
     def _queue(self, waiting: list[Job]) -> list[Job]:
-        return sorted(waiting, key=_priority)
+        return sorted(waiting, key=lambda job: (*_priority(job), job.id))
 
 
 def _priority(job: Job) -> tuple[float, float]:

@@ -88,10 +88,9 @@ class Replica:
             job.standing = Standing.BEST_EFFORT
         return allocation
 
-    def _refuse(self, rule: str, job: Job | None, now_s: float) -> IllegalAllocationError:
-        about = "" if job is None else f" for request {job.id!r}"
+    def _refuse(self, rule: str, job: Job, now_s: float) -> IllegalAllocationError:
         return IllegalAllocationError(
-            f"policy {self.policy.name!r} made an illegal allocation{about} at {now_s:.6f} s: {rule}"
+            f"policy {self.policy.name!r} made an illegal allocation for request {job.id!r} at {now_s:.6f} s: {rule}"
         )
 
     def _preempt(self, job: Job, now_s: float) -> None:
@@ -133,7 +132,8 @@ class Replica:
         """The entries of a batch, if each is of a job in this replica and none occurs twice."""
         jobs = {id(job) for job, _ in tokens}
         if len(jobs) < len(tokens):
-            raise self._refuse("a request has more than one entry in the batch", None, now_s)
+            twice = next(job for k, (job, _) in enumerate(tokens) if any(job is other for other, _ in tokens[:k]))
+            raise self._refuse("it has more than one entry in the batch", twice, now_s)
         if not jobs <= set(map(id, self.running)):
             present = {id(life) for lives in (self.running, self.waiting) for life in lives}
             for job, _ in tokens:
@@ -178,10 +178,10 @@ class Replica:
                     raise self._refuse(f"{-free} KV blocks more than the {engine.kv_blocks} there are", life, now_s)
         if total > engine.max_num_batched_tokens:
             rule = f"{total} tokens in a batch; the engine takes {engine.max_num_batched_tokens}"
-            raise self._refuse(rule, None, now_s)
+            raise self._refuse(rule, entries[-1][0], now_s)
         if len(entries) > engine.max_num_seqs:
             rule = f"{len(entries)} requests in a batch; the engine takes {engine.max_num_seqs}"
-            raise self._refuse(rule, None, now_s)
+            raise self._refuse(rule, entries[-1][0], now_s)
         for life in fresh:
             self.waiting.remove(life)
             self.running.append(life)

@@ -55,6 +55,8 @@ class SimulationOptions:
             raise InvalidInputError(f"acceptance is {self.acceptance}; expected a probability in [0, 1)")
         if self.seed < 0:
             raise InvalidInputError(f"seed is {self.seed}; expected an integer >= 0")
+        if self.max_lost is not None and self.max_lost < 0:
+            raise InvalidInputError(f"max_lost is {self.max_lost}; expected a number of requests >= 0, or none")
 
 
 class _Recorder:
@@ -153,8 +155,7 @@ class _Simulation:
         """All of it."""
         replica, events = self._replica, self._events
         now_s = 0.0
-        cut = False
-        while not cut:
+        while not self._cut:
             while events and events[0][0] <= now_s:
                 replica.add(self._lives[heapq.heappop(events)[1]])
             if replica.idle:
@@ -180,8 +181,12 @@ class _Simulation:
                 now_s = next_s
                 continue
             now_s = self._batch(replica.own(allocation.tokens, now_s), now_s)
-            cut = self._options.max_lost is not None and replica.num_lost > self._options.max_lost
-        return self._result(now_s, cut)
+        return self._result(now_s)
+
+    @property
+    def _cut(self) -> bool:
+        most = self._options.max_lost
+        return most is not None and self._replica.num_lost > most
 
     def _batch(self, entries: list[tuple[Life, int]], now_s: float) -> float:
         """Play one batch; its end."""
@@ -209,7 +214,7 @@ class _Simulation:
         rejected = self._rng.random(drafted) >= self._options.acceptance
         return int(np.argmax(rejected)) if rejected.any() else drafted
 
-    def _result(self, end_s: float, cut: bool) -> Run:
+    def _result(self, end_s: float) -> Run:
         options = self._options
         admitted = tuple(life.index for life in self._lives if life.standing is Standing.ADMITTED)
         return Run(
@@ -218,7 +223,7 @@ class _Simulation:
             seed=options.seed,
             schedule=self._recorder.schedule(admitted, bool(options.noise) or options.slowdown != 1.0),
             end_s=end_s,
-            cut=cut,
+            cut=self._cut,
             num_preemptions=self._replica.num_preemptions,
             num_demotions=self._replica.num_demotions,
             rejected=tuple(sorted(life.index for life in self._replica.rejected)),
