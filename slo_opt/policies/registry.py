@@ -66,6 +66,54 @@ _ALL = (
         "slo_opt.policies.vllm:VllmPriorityPolicy",
         tuple({"budget_tokens": budget} for budget in (2048, 256, 512, 1024, 4096, 8192)),
     ),
+    PolicyEntry(
+        "prefill-first",
+        "vLLM without chunked prefill: whole prompts before any decode",
+        "slo_opt.policies.prefill_first:PrefillFirstPolicy",
+        tuple({"budget_tokens": budget} for budget in (8192, 2048, 4096)),
+    ),
+    PolicyEntry(
+        "sarathi",
+        "Sarathi-Serve: decodes first, then chunked prompts up to the tokens that keep the tightest TPOT",
+        "slo_opt.policies.sarathi:SarathiPolicy",
+        (
+            {"cap_factor": 1.0},
+            {"cap_factor": 0.8},
+            {"cap_factor": 1.5},
+            {"cap_tokens": 512},
+            {"cap_tokens": 1024},
+            {"cap_tokens": 2048},
+        ),
+    ),
+    PolicyEntry(
+        "edf",
+        "earliest next-token deadline first, chunks that end before a decode is late",
+        "slo_opt.policies.edf:EdfPolicy",
+    ),
+    PolicyEntry(
+        "qoserve",
+        "QoServe (Niyama): deadline plus size as the key, slack-sized chunks, relegation of the late",
+        "slo_opt.policies.qoserve:QoServePolicy",
+        ({"alpha_ms": 8.0}, {"alpha_ms": 1.0}, {"alpha_ms": 0.1, "calm_alpha_ms": 0.0}),
+    ),
+    PolicyEntry(
+        "jitserve",
+        "JITServe (Tempo): most value for the time still needed, preemption by that density",
+        "slo_opt.policies.jitserve:JitServePolicy",
+        ({"frame_batches": 20}, {"frame_batches": 5}),
+    ),
+    PolicyEntry(
+        "scorpio",
+        "Scorpio: least deadline first, hopeless requests rejected, decodes by credit",
+        "slo_opt.policies.scorpio:ScorpioPolicy",
+        ({"guard": 1.0}, {"guard": 0.9}, {"guard": 0.8}),
+    ),
+    PolicyEntry(
+        "adaserve",
+        "AdaServe: drafted tokens by need, the rest of the budget to the likeliest",
+        "slo_opt.policies.adaserve:AdaServePolicy",
+        ({"budget_factor": 1.0}, {"budget_factor": 0.8}, {"budget_factor": 1.5}),
+    ),
 )
 POLICIES = {entry.name: entry for entry in _ALL}
 
