@@ -1,0 +1,156 @@
+"""Capacity: the highest request rate at which a policy attains its target, at its best static setting."""
+
+import math
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from slo_opt.domain.errors import InvalidInputError
+from slo_opt.policies.registry import Setting, policy_entry
+from slo_opt.simulate.bracket import Search, highest_passing
+from slo_opt.simulate.fluid_rate import fluid_rate
+from slo_opt.simulate.play import play
+from slo_opt.simulate.simulator import SimulationOptions
+from slo_opt.simulate.verdict import Verdict, judge, max_lost
+from slo_opt.simulate.workload import Workload
+
+_RANGE = 64.0  # from the first guess down and up
+_LEAST_REQUESTS = 20  # fewer say nothing about a share
+_SETTINGS_STEP = 1.2  # settings differ by less than rates do
+
+
+@dataclass(frozen=True, slots=True)
+class CapacityOptions:
+    """How capacity is searched.
+
+    Parameters
+    ----------
+    target : float
+        Share of the offered requests under an SLO that must be attained.
+    tolerance : float
+        Relative width of the last bracket.
+    lengths : str
+        What the policy knows of output lengths.
+    simulation : SimulationOptions
+        Noise, model error, acceptance. Its seed is that of the workload.
+    """
+
+    target: float = 0.9
+    tolerance: float = 0.03
+    lengths: str = "quantile"
+    simulation: SimulationOptions = field(default_factory=SimulationOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """Outcome of `find_capacity`.
+
+    Parameters
+    ----------
+    rate : float
+        Requests a second a GPU replica; 0 if no rate passed.
+    setting : Setting
+        The best static setting.
+    fails_at : float or None
+        Lowest rate above that failed at that setting.
+    monotone : bool
+        No rate that was tried passed above one that failed.
+    verdict : Verdict or None
+        Of the run at `rate`; None for capacity 0.
+    settings_tried : int
+        How many were.
+    probes : tuple of dict
+        Every run: setting, rate, verdict.
+    wall_s : float
+        Seconds that it took.
+    """
+
+    rate: float
+    setting: Setting
+    fails_at: float | None
+    monotone: bool
+    verdict: Verdict | None
+    settings_tried: int
+    probes: tuple[dict[str, Any], ...]
+    wall_s: float
+
+
+def find_capacity(workload: Workload, policy: str, options: CapacityOptions | None = None) -> Capacity:
+    """Highest rate that the policy sustains (see `judge`), over all its static settings.
+
+    The default setting is searched first. Each other one is tried at the best rate so far times one plus the tolerance,
+    and searched on from there only if it passes; so a setting is passed over only where it fails there.
+
+    Parameters
+    ----------
+    workload : Workload
+        Its rate is not used.
+    policy : str
+        Name of the policy.
+    options : CapacityOptions or None
+        None: the defaults.
+
+    Raises
+    ------
+    InvalidInputError
+        An unknown name; a target or tolerance out of range; no request that the engine could ever attain.
+    IllegalAllocationError, IllegalRunError
+        A defect of the policy or of the simulator.
+    """
+    options = options or CapacityOptions()
+    began_s = time.perf_counter()
+    settings = policy_entry(policy).settings
+    guess = _guess(workload)
+    lowest = min(max(guess / _RANGE, _LEAST_REQUESTS / workload.duration_s), guess)
+    simulation = replace(options.simulation, seed=workload.seed)
+    probes: list[dict[str, Any]] = []
+    verdicts: dict[tuple[int, float], Verdict] = {}
+
+    def passes(number: int, rate: float) -> bool:
+        instance = replace(workload, rate=rate).instance()
+        limited = replace(simulation, max_lost=max_lost(instance, options.target))
+        run = play(instance, policy, settings[number], options.lengths, limited)
+        verdict = verdicts[number, rate] = judge(run, options.target)
+        probes.append({"setting": number, "rate": rate, "passed": verdict.passed, "reason": verdict.reason})
+        return verdict.passed
+
+    best: Search | None = None
+    chosen = 0
+    for number in range(len(settings)):
+        first = best is None or best.rate is None
+        start = guess if best is None or best.rate is None else best.rate * (1 + options.tolerance)
+        search = highest_passing(
+            lambda rate, number=number: passes(number, rate),  # type: ignore[misc]
+            min(start, guess * _RANGE),
+            floor=lowest,
+            ceiling=guess * _RANGE,
+            tolerance=options.tolerance,
+            step=1.5 if first else _SETTINGS_STEP,
+            give_up=not first,
+        )
+        if best is None or (search.rate is not None and (best.rate is None or search.rate > best.rate)):
+            best, chosen = search, number
+    assert best is not None
+    return Capacity(
+        rate=best.rate or 0.0,
+        setting=dict(settings[chosen]),
+        fails_at=best.fails_at,
+        monotone=best.monotone,
+        verdict=None if best.rate is None else verdicts[chosen, best.rate],
+        settings_tried=len(settings),
+        probes=tuple(probes),
+        wall_s=time.perf_counter() - began_s,
+    )
+
+
+def _guess(workload: Workload) -> float:
+    """Where to begin. Also refuses what no rate can help."""
+    sample = replace(workload, rate=max(1.0, 100 / workload.duration_s)).instance()
+    reasons = [sample.unservable_reason(request) for request in sample.requests if sample.value_of(request) > 0]
+    if reasons and None not in reasons:
+        raise InvalidInputError(
+            f"scenario {workload.scenario!r}: {workload.engine.name} can attain none of its requests at any rate; the "
+            f"first: {reasons[0]}. Choose another engine"
+        )
+    guess = fluid_rate(sample)
+    return guess if math.isfinite(guess) and guess > 0 else 1.0
