@@ -10,8 +10,9 @@ from slo_opt.policies.registry import Setting, policy_entry
 from slo_opt.simulate.bracket import Search, highest_passing
 from slo_opt.simulate.fluid_rate import fluid_rate
 from slo_opt.simulate.play import play
+from slo_opt.simulate.run import Run
 from slo_opt.simulate.simulator import SimulationOptions
-from slo_opt.simulate.verdict import Verdict, judge, max_lost
+from slo_opt.simulate.verdict import Verdict, confirmed, judge, max_lost
 from slo_opt.simulate.workload import Workload
 
 _RANGE = 64.0  # from the first guess down and up
@@ -104,13 +105,16 @@ def find_capacity(workload: Workload, policy: str, options: CapacityOptions | No
     lowest = min(max(guess / _RANGE, _LEAST_REQUESTS / workload.duration_s), guess)
     simulation = replace(options.simulation, seed=workload.seed)
     probes: list[dict[str, Any]] = []
-    verdicts: dict[tuple[int, float], Verdict] = {}
+    passed: dict[tuple[int, float], tuple[Run, Verdict]] = {}
 
     def passes(number: int, rate: float) -> bool:
         instance = replace(workload, rate=rate).instance()
         limited = replace(simulation, max_lost=max_lost(instance, options.target))
         run = play(instance, policy, settings[number], options.lengths, limited)
-        verdict = verdicts[number, rate] = judge(run, options.target)
+        verdict = judge(run, options.target)
+        if verdict.passed and all(rate > known for _, known in passed):
+            passed.clear()
+            passed[number, rate] = run, verdict
         probes.append({"setting": number, "rate": rate, "passed": verdict.passed, "reason": verdict.reason})
         return verdict.passed
 
@@ -131,12 +135,16 @@ def find_capacity(workload: Workload, policy: str, options: CapacityOptions | No
         if best is None or (search.rate is not None and (best.rate is None or search.rate > best.rate)):
             best, chosen = search, number
     assert best is not None
+    verdict = None
+    if best.rate is not None:
+        run, verdict = passed[chosen, best.rate]
+        confirmed(run)
     return Capacity(
         rate=best.rate or 0.0,
         setting=dict(settings[chosen]),
         fails_at=best.fails_at,
         monotone=best.monotone,
-        verdict=None if best.rate is None else verdicts[chosen, best.rate],
+        verdict=verdict,
         settings_tried=len(settings),
         probes=tuple(probes),
         wall_s=time.perf_counter() - began_s,

@@ -5,6 +5,7 @@ from typing import cast
 
 from slo_opt.domain.engine import EngineModel, prefill_pairs
 from slo_opt.domain.errors import InvalidInputError
+from slo_opt.domain.instance import TIME_TOLERANCE_S
 from slo_opt.policies.interface import Allocation, AllocationPolicy, EngineSnapshot, Job, RoundEnd, Standing
 from slo_opt.simulate.life import Life
 
@@ -59,6 +60,15 @@ class Replica:
             self._reject(life)
         else:
             self.waiting.append(life)
+
+    def num_doomed(self, now_s: float) -> int:
+        """Requests under an SLO in the engine that cannot be attained any more: a token was late, or is overdue."""
+        latest_s = now_s - TIME_TOLERANCE_S
+        return sum(
+            life.value > 0 and (life.missed or (life.emitted_tokens == 0 and life.due_s < latest_s))
+            for lives in (self.running, self.waiting)
+            for life in lives
+        )
 
     def decide(self, now_s: float) -> Allocation:
         """Ask the policy, check what it answers, and carry out all of it but the batch."""

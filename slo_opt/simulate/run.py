@@ -31,6 +31,8 @@ class Run:
         Whether the run was stopped early because too many requests were lost.
     num_preemptions, num_demotions : int
         How often KV was dropped; how many requests became best effort.
+    finished, on_time : (N,) bool arrays
+        Per request, as the simulator saw it: all tokens produced; all in time and under an SLO. `evaluation` recounts.
     rejected : tuple of int
         Requests that were sent away, by the policy or because the engine can never hold them.
     num_running, num_waiting : (B,) int arrays
@@ -49,6 +51,8 @@ class Run:
     cut: bool
     num_preemptions: int
     num_demotions: int
+    finished: NDArray[np.bool_]
+    on_time: NDArray[np.bool_]
     rejected: tuple[int, ...]
     num_running: NDArray[np.int64]
     num_waiting: NDArray[np.int64]

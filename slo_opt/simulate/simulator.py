@@ -21,6 +21,8 @@ from slo_opt.simulate.life import Life
 from slo_opt.simulate.replica import IllegalAllocationError, Replica
 from slo_opt.simulate.run import Run
 
+_LOOK_EVERY = 32  # batches between two looks for requests that are late already
+
 
 @dataclass(frozen=True, slots=True)
 class SimulationOptions:
@@ -37,7 +39,7 @@ class SimulationOptions:
     acceptance : float
         Chance that a drafted token is accepted, each independent of the others; 0 for no draft model.
     max_lost : int or None
-        Stop as soon as more requests under an SLO are lost: the run then only proves that.
+        Stop as soon as more requests under an SLO are sure to be lost: the run then only proves that.
     """
 
     seed: int = 0
@@ -155,7 +157,7 @@ class _Simulation:
         """All of it."""
         replica, events = self._replica, self._events
         now_s = 0.0
-        while not self._cut:
+        while not self._cut(now_s):
             while events and events[0][0] <= now_s:
                 replica.add(self._lives[heapq.heappop(events)[1]])
             if replica.idle:
@@ -183,10 +185,13 @@ class _Simulation:
             now_s = self._batch(replica.own(allocation.tokens, now_s), now_s)
         return self._result(now_s)
 
-    @property
-    def _cut(self) -> bool:
-        most = self._options.max_lost
-        return most is not None and self._replica.num_lost > most
+    def _cut(self, now_s: float) -> bool:
+        most, lost = self._options.max_lost, self._replica.num_lost
+        if most is None:
+            return False
+        if len(self._recorder.start_s) % _LOOK_EVERY == 0:
+            lost += self._replica.num_doomed(now_s)
+        return lost > most
 
     def _batch(self, entries: list[tuple[Life, int]], now_s: float) -> float:
         """Play one batch; its end."""
@@ -223,9 +228,13 @@ class _Simulation:
             seed=options.seed,
             schedule=self._recorder.schedule(admitted, bool(options.noise) or options.slowdown != 1.0),
             end_s=end_s,
-            cut=self._cut,
+            cut=self._cut(end_s),
             num_preemptions=self._replica.num_preemptions,
             num_demotions=self._replica.num_demotions,
+            finished=np.array([life.done for life in self._lives], dtype=np.bool_),
+            on_time=np.array(
+                [life.done and not life.missed and life.value > 0 for life in self._lives], dtype=np.bool_
+            ),
             rejected=tuple(sorted(life.index for life in self._replica.rejected)),
             num_running=np.array(self._recorder.num_running, dtype=np.int64),
             num_waiting=np.array(self._recorder.num_waiting, dtype=np.int64),

@@ -59,37 +59,45 @@ def max_lost(instance: Instance, target: float) -> int:
 
 
 def judge(run: Run, target: float) -> Verdict:
-    """Whether the run sustained its rate.
+    """Whether the run sustained its rate, as the simulator counted it; `confirmed` has the checker count again.
 
     1. At least `target` of the offered requests are attained; rejected and demoted ones are offered, too.
     2. So it is for the last quarter of the arrivals, within sampling error: at least ``target - 1.645 * sqrt(target *
        (1 - target) / n)`` of those ``n``. Where a queue grows over the run, its end is worse than its beginning, and a
        longer run would fail.
     3. The queue is drained: each request under an SLO got all its tokens in the end, on time or not, or was rejected.
+    """
+    counted = np.flatnonzero([run.instance.value_of(request) > 0 for request in run.instance.requests])
+    if run.cut:
+        return Verdict(False, len(counted), None, None, "attainment")
+    on_time = run.on_time[counted]
+    late = on_time[-math.ceil(LATE_SHARE * len(counted)) :]
+    least = target - _Z * math.sqrt(target * (1 - target) / len(late))
+    over = run.finished[counted] | np.isin(counted, run.rejected)
+    if on_time.sum() < needed(len(counted), target):
+        reason = "attainment"
+    elif late.mean() < least:
+        reason = "late-arrivals"
+    else:
+        reason = "ok" if over.all() else "left-over"
+    return Verdict(reason == "ok", len(counted), int(on_time.sum()), int(late.sum()), reason)
+
+
+def confirmed(run: Run) -> Run:
+    """The run, if the independent checker finds its schedule legal and counts the same requests as attained.
 
     Raises
     ------
     IllegalRunError
-        The checker refuses the schedule.
+        It does not: the simulator is wrong, no figure can be trusted.
     """
-    instance = run.instance
-    if run.cut:
-        offered = sum(instance.value_of(request) > 0 for request in instance.requests)
-        return Verdict(False, offered, None, None, "attainment")
     evaluation = run.evaluation
     if not evaluation.legal:
         raise IllegalRunError(f"policy {run.policy!r}: the checker refuses its run: {evaluation.violations[0]}")
-    counted = np.flatnonzero(evaluation.counted)
-    attained = evaluation.attained[counted]
-    late = attained[-math.ceil(LATE_SHARE * len(counted)) :]
-    least = target - _Z * math.sqrt(target * (1 - target) / len(late))
-    over = evaluation.finished[counted]
-    over[np.isin(counted, run.rejected)] = True
-    reason = "ok"
-    if not over.all():
-        reason = "left-over"
-    elif late.mean() < least:
-        reason = "late-arrivals"
-    if attained.sum() < needed(len(counted), target):
-        reason = "attainment"
-    return Verdict(reason == "ok", len(counted), int(attained.sum()), int(late.sum()), reason)
+    if not np.array_equal(evaluation.attained, run.on_time):
+        index = int(np.flatnonzero(evaluation.attained != run.on_time)[0])
+        raise IllegalRunError(
+            f"policy {run.policy!r}: the checker and the simulator disagree on request "
+            f"{run.instance.requests[index].id!r}: attained is {bool(evaluation.attained[index])} for the checker"
+        )
+    return run
