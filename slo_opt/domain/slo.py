@@ -82,3 +82,13 @@ class SloClass:
             )
         if not (math.isfinite(self.weight) and 0 < self.weight <= 1e6):
             raise InvalidInputError(f"{where}: weight is {self.weight}; expected a number in (0, 1e6]")
+
+    def limits(self) -> dict[str, float]:
+        """The limits that are given, and the weight, by field name."""
+        found = {
+            "ttft_ms": self.ttft_ms,
+            "ttft_slowdown": self.ttft_slowdown,
+            "tpot_ms": self.tpot_ms,
+            "weight": self.weight,
+        }
+        return {field: value for field, value in found.items() if value is not None}

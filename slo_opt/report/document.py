@@ -57,7 +57,11 @@ def solve_document(report: SolveReport, source: Origin, config: SolverConfig) ->
         "engine": {"name": instance.engine.name, "hash": engine_hash(instance.engine)},
         "trace": {"name": instance.name, **asdict(source)},
         "classes": [
-            {**asdict(row), "attainment": share(row.attained, row.offered), "limits": _limits(report, row.name)}
+            {
+                **asdict(row),
+                "attainment": share(row.attained, row.offered),
+                "limits": instance.slo_classes[row.name].limits(),
+            }
             for row in report.classes
         ],
         "schedule": None
@@ -90,9 +94,3 @@ def solve_document(report: SolveReport, source: Origin, config: SolverConfig) ->
         "wall_s": round(report.wall_s, 3),
         "versions": versions,
     }
-
-
-def _limits(report: SolveReport, name: str) -> dict[str, float]:
-    slo = report.instance.slo_classes[name]
-    limits = {"ttft_ms": slo.ttft_ms, "ttft_slowdown": slo.ttft_slowdown, "tpot_ms": slo.tpot_ms, "weight": slo.weight}
-    return {key: value for key, value in limits.items() if value is not None}

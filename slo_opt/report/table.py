@@ -13,10 +13,11 @@ from slo_opt.analysis.explain import Explanation
 
 _BOX = box.SIMPLE_HEAD
 _WHY = "most is held by, or why"
-_WRAPPED = frozenset({_WHY})
+_WRAPPED = frozenset({_WHY, "policy"})
 
 
-def _percent(share: float | None, digits: int = 1) -> str:
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share as a percentage; a dash for None."""
     return "–" if share is None else f"{100 * share:.{digits}f} %"
 
 
@@ -27,7 +28,7 @@ def _number(value: float | None) -> str:
     return f"{value:,.0f}" if float(value).is_integer() or value >= 1e5 else f"{value:,.6g}"
 
 
-def _table(*columns: str, title: str | None = None) -> Table:
+def new_table(*columns: str, title: str | None = None) -> Table:
     """Text columns first; those that start with ``>`` hold numbers."""
     table = Table(box=_BOX, title=title, title_justify="left", title_style="bold", pad_edge=False)
     for column in columns:
@@ -36,7 +37,8 @@ def _table(*columns: str, title: str | None = None) -> Table:
     return table
 
 
-def _plural(count: int, noun: str) -> str:
+def plural(count: int, noun: str) -> str:
+    """A count with its noun."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
@@ -51,7 +53,7 @@ def heading(document: dict[str, Any]) -> Text:
     if trace["scale"] != 1:
         text.append(f" · {trace['scale']:g}x rate", style="not bold")
     fleet = "" if replicas == 1 else f" · {replicas} replicas"
-    dropped = f" · {_plural(trace['dropped'], 'request')} dropped" if trace["dropped"] else ""
+    dropped = f" · {plural(trace['dropped'], 'request')} dropped" if trace["dropped"] else ""
     text.append(
         f"\n{document['engine']['name']}{fleet} · score rule {document['score_rule']}{dropped}", style="not bold dim"
     )
@@ -68,7 +70,7 @@ def verdict(document: dict[str, Any]) -> Text:
         text.append(f" of {_number(document['offered_value'])} offered ({document['bound_by']}).")
         return text
     text.append(f"{attained:,} of {offered:,} offered requests attained", style="bold green")
-    text.append(f" ({_percent(document['attainment'])} of offered, {_percent(document['attainment_admitted'])} of ")
+    text.append(f" ({percent(document['attainment'])} of offered, {percent(document['attainment_admitted'])} of ")
     text.append(f"{document['admitted']:,} admitted). ")
     if gap == 0:
         text.append("Proved optimal: no scheduler can do better.", style="bold")
@@ -77,7 +79,7 @@ def verdict(document: dict[str, Any]) -> Text:
         text.append("No scheduler can exceed ")
         text.append(_number(document["bound"]), style="bold")
         text.append(f" in value against {_number(document['value'])} here: gap " if weighted else ": gap ")
-        text.append(_percent(gap, 2), style="bold")
+        text.append(percent(gap, 2), style="bold")
         text.append(".")
     return text
 
@@ -90,9 +92,9 @@ def solve_tables(document: dict[str, Any]) -> RenderableType:
     document : dict
         See `slo_opt.report.document.solve_document`.
     """
-    methods = _table("method", ">attained", ">value", ">bound", ">gap", "status", ">time")
+    methods = new_table("method", ">attained", ">value", ">bound", ">gap", "status", ">time")
     for row in document["methods"]:
-        cells = (_number(row["attained"]), _number(row["value"]), _number(row["bound"]), _percent(row["gap"], 2))
+        cells = (_number(row["attained"]), _number(row["value"]), _number(row["bound"]), percent(row["gap"], 2))
         methods.add_row(row["method"], *cells, row["status"], f"{row['wall_s']:.1f} s")
     methods.add_section()
     best = document["schedule"] is not None
@@ -101,17 +103,19 @@ def solve_tables(document: dict[str, Any]) -> RenderableType:
         _number(document["attained"]) if best else "–",
         _number(document["value"]) if best else "–",
         _number(document["bound"]),
-        _percent(document["gap"], 2),
+        percent(document["gap"], 2),
         document["status"],
         f"{document['wall_s']:.1f} s",
         style="bold",
     )
-    classes = _table("SLO class", "TTFT", "TPOT", ">offered", ">admitted", ">attained", ">of offered", ">of admitted")
+    classes = new_table(
+        "SLO class", "TTFT", "TPOT", ">offered", ">admitted", ">attained", ">of offered", ">of admitted"
+    )
     for row in document["classes"]:
         limits = row["limits"]
         ttft = f"{limits['ttft_ms']:g} ms" if "ttft_ms" in limits else f"{limits['ttft_slowdown']:g}x"
         counts = [f"{row[key]:,}" for key in ("offered", "admitted", "attained")]
-        shares = [_percent(row["attainment"]), _percent(row["attained"] / row["admitted"] if row["admitted"] else None)]
+        shares = [percent(row["attainment"]), percent(row["attained"] / row["admitted"] if row["admitted"] else None)]
         classes.add_row(row["name"], ttft, f"{limits['tpot_ms']:g} ms", *counts, *shares)
     return Group(heading(document), methods, classes, verdict(document))
 
@@ -130,12 +134,12 @@ def explain_tables(explanations: Sequence[Explanation], limit: int | None = None
         return Text("Every request under an SLO is attained: nothing was declined.")
     reasons = sorted({item.reason for item in explanations})
     counts = Counter((item.slo, item.reason) for item in explanations)
-    summary = _table("SLO class", *(f">{reason}" for reason in reasons), ">declined")
+    summary = new_table("SLO class", *(f">{reason}" for reason in reasons), ">declined")
     for slo in sorted({item.slo for item in explanations}):
         row = [counts[slo, reason] for reason in reasons]
         summary.add_row(slo, *map(str, row), str(sum(row)))
     shown = list(explanations if limit is None else explanations[:limit])
-    detail = _table("request", "class", "reason", ">window, s", ">needs", ">free", _WHY)
+    detail = new_table("request", "class", "reason", ">window, s", ">needs", ">free", _WHY)
     for item in shown:
         window = f"{item.window_s[0]:.2f}–{item.window_s[1]:.2f}"
         detail.add_row(

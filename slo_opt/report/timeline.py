@@ -11,6 +11,7 @@ from slo_opt.analysis.solve import SolveReport
 from slo_opt.analysis.timeline import Timeline, unroll
 from slo_opt.domain.evaluate import Evaluation
 from slo_opt.domain.instance import Instance
+from slo_opt.domain.schedule import Schedule
 from slo_opt.domain.windows import stage_windows
 from slo_opt.report import figure as look
 
@@ -55,14 +56,13 @@ def _shade(axes: "Axes", focus: _Focus) -> None:
     axes.axvspan(focus.start_s, focus.end_s, color=look.LATE, alpha=0.18, linewidth=0, zorder=0)
 
 
-def _draw_outcomes(axes: "Axes", report: SolveReport, edges_s: Floats) -> None:
+def draw_outcomes(
+    axes: "Axes", instance: Instance, evaluation: Evaluation, schedule: Schedule, edges_s: Floats
+) -> None:
     """Requests by second of arrival: attained, admitted but late, declined."""
-    instance, evaluation = report.instance, report.evaluation
-    assert evaluation is not None
-    assert report.schedule is not None
     arrival_s = np.array([request.arrival_s for request in instance.requests])
     admitted = np.zeros(len(arrival_s), dtype=np.bool_)
-    admitted[list(report.schedule.admitted)] = True
+    admitted[list(schedule.admitted)] = True
     counted, attained = evaluation.counted, evaluation.attained
     parts = (
         ("attained", look.ATTAINED, attained),
@@ -209,7 +209,7 @@ def draw_timeline(report: SolveReport, path: Path) -> None:
     last_s = max(instance.requests[-1].arrival_s, float(timeline.end_s.max(initial=0.0)), 1e-3)
     edges_s = np.linspace(0.0, last_s, NUM_BINS + 1)
     focus = focus_of(instance, timeline, report.evaluation)
-    _draw_outcomes(top, report, edges_s)
+    draw_outcomes(top, instance, report.evaluation, report.schedule, edges_s)
     _draw_engine(middle, report, timeline, edges_s)
     for axes in (top, middle):
         _shade(axes, focus)

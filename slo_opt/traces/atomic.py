@@ -3,10 +3,17 @@
 import gzip
 import os
 import shutil
+import stat
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # there is no such lock on Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 def is_stdout(path: Path) -> bool:
@@ -60,3 +67,53 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def _fill(path: Path, data: bytes) -> None:
     path.write_bytes(data)
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Add one line to a file, gzip if its name ends in ``.gz``; or to stdout. Made if missing, whole or not at all.
+
+    Several processes may append to one file.
+
+    Raises
+    ------
+    OSError
+        Folder or disk refuse; what the file held before is still there.
+    """
+    if is_stdout(path):
+        sys.stdout.buffer.write(line + b"\n")
+        sys.stdout.buffer.flush()
+        return
+    packed = path.suffix == ".gz"
+    data = gzip.compress(line + b"\n", mtime=0) if packed else line + b"\n"
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            with _locked(handle):
+                regular = stat.S_ISREG(os.fstat(handle).st_mode)
+                before = os.fstat(handle).st_size if regular else 0
+                if before and not packed and os.pread(handle, 1, before - 1) != b"\n":
+                    data = b"\n" + data
+                _write_all(handle, data, before if regular else None)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+@contextmanager
+def _locked(handle: int) -> Iterator[None]:
+    if fcntl is not None:
+        fcntl.flock(handle, fcntl.LOCK_EX)  # closing the file ends it
+    yield
+
+
+def _write_all(handle: int, data: bytes, before: int | None) -> None:
+    """Write everything, or cut a regular file back to the size `before`."""
+    done = 0
+    try:
+        while done < len(data):
+            done += os.write(handle, data[done:])
+    except BaseException:
+        if before is not None:
+            os.ftruncate(handle, before)
+        raise

@@ -47,8 +47,15 @@ class Source:
         return TraceFormatError(self.path, f"line {place}" if isinstance(place, int) else place, problem, remedy)
 
 
-def load(path: str | Path) -> Source:
+def load(path: str | Path, unit: str = "request") -> Source:
     """Read a file, or standard input for ``-``; unpack gzip by its content, not its name.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    unit : str
+        What it holds, for messages.
 
     Raises
     ------
@@ -61,7 +68,7 @@ def load(path: str | Path) -> Source:
     except FileNotFoundError:
         raise TraceFormatError(name, "file", "there is no such file", "Check the path.") from None
     except IsADirectoryError:
-        raise TraceFormatError(name, "file", "this is a folder; expected a trace file", "Name a file in it.") from None
+        raise TraceFormatError(name, "file", "this is a folder; expected a file", "Name a file in it.") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise TraceFormatError(name, "file", f"cannot be read: {reason}", "Check the path and its rights.") from None
@@ -80,7 +87,7 @@ def load(path: str | Path) -> Source:
             "Convert the file, for example: iconv -f latin1 -t utf-8 (or -f utf-16).",
         ) from None
     if not text.strip():
-        raise TraceFormatError(name, "file", "is empty; expected at least one request", "Give a file with requests.")
+        raise TraceFormatError(name, "file", f"is empty; expected at least one {unit}", f"Give a file with {unit}s.")
     return Source(name, text)
 
 

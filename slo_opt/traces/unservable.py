@@ -75,3 +75,21 @@ def apply_unservable(instance: Instance, policy: str | Unservable) -> Instance:
             f"(the first: {found[0][1]}); choose another engine or looser SLOs"
         )
     return instance.with_requests(left)
+
+
+def check_attainable(instance: Instance) -> None:
+    """Refuse an instance whose requests are all beyond any schedule: whatever ran on it would tell nothing.
+
+    Raises
+    ------
+    InvalidInputError
+        There are requests under an SLO and nothing can attain any of them.
+    """
+    offered = sum(not instance.slo_of(request).best_effort for request in instance.requests)
+    found = unservable_requests(instance)
+    if found and len(found) == offered:
+        request, reason = found[0]
+        raise InvalidInputError(
+            f"{instance.name}: no schedule on {instance.engine.name} can attain any of the {offered} requests (the "
+            f"first, {request.id!r}: {reason}); choose another engine or looser SLOs"
+        )
