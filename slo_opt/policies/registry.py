@@ -10,6 +10,7 @@ from slo_opt.domain.errors import InvalidInputError
 from slo_opt.domain.slo import SloClass
 from slo_opt.policies.interface import AllocationPolicy
 from slo_opt.policies.lengths import LengthPredictor
+from slo_opt.policies.settings import check_setting
 
 Setting = Mapping[str, Any]
 
@@ -143,10 +144,8 @@ def make_policy(name: str, context: PolicyContext, setting: Setting | None = Non
     """
     entry = policy_entry(name)
     module, _, attribute = entry.factory.partition(":")
+    factory = getattr(importlib.import_module(module), attribute)
     keywords = {**entry.settings[0], **(setting or {})}
-    try:
-        policy: AllocationPolicy = getattr(importlib.import_module(module), attribute)(context, **keywords)
-    except TypeError as error:
-        known = ", ".join(entry.settings[0]) or "none"
-        raise InvalidInputError(f"policy {name!r} refuses the setting {keywords}: {error}. Settings: {known}") from None
+    check_setting(name, factory, keywords)
+    policy: AllocationPolicy = factory(context, **keywords)
     return policy
