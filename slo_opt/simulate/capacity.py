@@ -5,7 +5,6 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from slo_opt.domain.errors import InvalidInputError
 from slo_opt.policies.registry import Setting, policy_entry
 from slo_opt.simulate.bracket import Search, highest_passing
 from slo_opt.simulate.fluid_rate import fluid_rate
@@ -14,6 +13,7 @@ from slo_opt.simulate.run import Run
 from slo_opt.simulate.simulator import SimulationOptions
 from slo_opt.simulate.verdict import Verdict, confirmed, judge, max_lost
 from slo_opt.simulate.workload import Workload
+from slo_opt.traces.unservable import check_attainable
 
 _RANGE = 64.0  # from the first guess down and up
 _LEAST_REQUESTS = 20  # fewer say nothing about a share
@@ -101,7 +101,7 @@ def find_capacity(workload: Workload, policy: str, options: CapacityOptions | No
     options = options or CapacityOptions()
     began_s = time.perf_counter()
     settings = policy_entry(policy).settings
-    guess = _guess(workload)
+    guess = _guess(workload, options.simulation.acceptance > 0)
     lowest = min(max(guess / _RANGE, _LEAST_REQUESTS / workload.duration_s), guess)
     simulation = replace(options.simulation, seed=workload.seed)
     probes: list[dict[str, Any]] = []
@@ -151,14 +151,10 @@ def find_capacity(workload: Workload, policy: str, options: CapacityOptions | No
     )
 
 
-def _guess(workload: Workload) -> float:
+def _guess(workload: Workload, speculating: bool) -> float:
     """Where to begin. Also refuses what no rate can help."""
     sample = replace(workload, rate=max(1.0, 100 / workload.duration_s)).instance()
-    reasons = [sample.unservable_reason(request) for request in sample.requests if sample.value_of(request) > 0]
-    if reasons and None not in reasons:
-        raise InvalidInputError(
-            f"scenario {workload.scenario!r}: {workload.engine.name} can attain none of its requests at any rate; the "
-            f"first: {reasons[0]}. Choose another engine"
-        )
+    if not speculating:
+        check_attainable(sample)
     guess = fluid_rate(sample)
     return guess if math.isfinite(guess) and guess > 0 else 1.0

@@ -1,8 +1,8 @@
 """Rows of the published traces that the scenarios are built on."""
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
@@ -130,7 +130,8 @@ def data_file(data_dir: Path, data: RealData) -> Path:
     )
 
 
-def data_digest(data_dir: Path, scenarios: Iterable[str]) -> str:
+@lru_cache(maxsize=64)
+def data_digest(data_dir: Path, scenarios: tuple[str, ...]) -> str:
     """First 16 hex digits of the SHA-256 of the files that these scenarios read."""
     digest = hashlib.sha256()
     for name in scenarios:

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from slo_opt.domain.engine import EngineModel
-from slo_opt.domain.engines import engine_named
 from slo_opt.domain.errors import InvalidInputError
 from slo_opt.domain.instance import Instance
 from slo_opt.domain.request import Request
+from slo_opt.domain.slo import ScoreRule
 from slo_opt.simulate.real_rows import DATA, data_digest, real_rows
 from slo_opt.traces.arrivals import MAX_REQUESTS
 from slo_opt.traces.generate import generate
@@ -51,6 +51,8 @@ class Workload:
         Equal arguments give equal instances.
     data_dir : Path or None
         Folder with ``traces/`` or ``formats/`` of the published traces; None to generate.
+    score_rule : ScoreRule
+        What counts as attained.
     """
 
     scenario: str
@@ -59,6 +61,7 @@ class Workload:
     duration_s: float = 300.0
     seed: int = 0
     data_dir: Path | None = None
+    score_rule: ScoreRule = ScoreRule.DSLO
 
     def __post_init__(self) -> None:
         scenario_named(self.scenario)
@@ -89,7 +92,7 @@ class Workload:
         TraceFormatError
             A trace is damaged.
         """
-        return self.trace().to_instance(self.engine)
+        return self.trace().to_instance(self.engine, self.score_rule)
 
     @property
     def source(self) -> str:
@@ -119,25 +122,6 @@ class Workload:
             return _stretched(whole, whole.requests, self.duration_s, rate)
         requests = _repeated(whole.requests, count + 1)
         return _stretched(whole, requests[:count], requests[count].arrival_s, rate)
-
-
-def workload_named(
-    scenario: str,
-    engine: str | EngineModel,
-    rate: float,
-    duration_s: float = 300.0,
-    seed: int = 0,
-    data_dir: str | Path | None = None,
-) -> Workload:
-    """A `Workload` from names.
-
-    Raises
-    ------
-    InvalidInputError
-        Unknown scenario or engine, or a rate, duration or seed that makes no sense.
-    """
-    model = engine_named(engine) if isinstance(engine, str) else engine
-    return Workload(scenario, model, rate, duration_s, seed, None if data_dir is None else Path(data_dir))
 
 
 def _stretched(trace: Trace, requests: tuple[Request, ...], span_s: float, rate: float) -> Trace:
