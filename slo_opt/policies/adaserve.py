@@ -1,7 +1,7 @@
 """AdaServe: as many drafted tokens as each request needs for its TPOT, what is left to the likeliest."""
 
 from slo_opt.domain.speculation import tokens_per_step
-from slo_opt.policies.budget import tightest_budget
+from slo_opt.policies.budget import tightest_budget, tightest_tpot_s
 from slo_opt.policies.interface import Allocation, EngineSnapshot, Job
 from slo_opt.policies.registry import PolicyContext
 from slo_opt.policies.step import Step
@@ -26,6 +26,8 @@ class AdaServePolicy:
         Engine and classes.
     budget_factor : float
         The budget keeps so many times the tightest TPOT.
+    idle_factor : float
+        Drafts that nobody needs end at the tokens which keep so many times the tightest TPOT.
     max_draft : int
         Longest draft.
 
@@ -36,8 +38,11 @@ class AdaServePolicy:
 
     name = "adaserve"
 
-    def __init__(self, context: PolicyContext, budget_factor: float = 1.0, max_draft: int = 6) -> None:
+    def __init__(
+        self, context: PolicyContext, budget_factor: float = 1.0, idle_factor: float = 0.5, max_draft: int = 4
+    ) -> None:
         self._budget = tightest_budget(context, budget_factor)
+        self._idle_budget = context.engine.max_tokens_within(idle_factor * tightest_tpot_s(context))
         self._max_draft = max_draft
         self._queue = WaitingQueue(_arrival)
 
@@ -74,7 +79,7 @@ class AdaServePolicy:
             while left > 0 and lengths[k] <= self._max_draft and expected[lengths[k] - 1] < tokens:
                 lengths[k] += 1
                 left -= 1
-        left -= prompt_tokens
+        left -= prompt_tokens + budget - min(budget, self._idle_budget)
         for level in range(1, self._max_draft + 1):
             for k, length in enumerate(lengths):
                 if left <= 0:

@@ -10,7 +10,7 @@ from slo_opt.domain.errors import InvalidInputError
 from slo_opt.domain.slo import SloClass
 from slo_opt.policies.interface import AllocationPolicy
 from slo_opt.policies.lengths import LengthPredictor
-from slo_opt.policies.settings import check_setting
+from slo_opt.policies.settings import check_setting, defaults_of
 
 Setting = Mapping[str, Any]
 
@@ -113,7 +113,13 @@ _ALL = (
         "adaserve",
         "AdaServe: drafted tokens by need, the rest of the budget to the likeliest",
         "slo_opt.policies.adaserve:AdaServePolicy",
-        ({"budget_factor": 1.0}, {"budget_factor": 0.8}, {"budget_factor": 1.5}),
+        (
+            {"budget_factor": 1.0, "idle_factor": 0.5},
+            {"budget_factor": 1.0, "idle_factor": 0.35},
+            {"budget_factor": 1.0, "idle_factor": 1.0},
+            {"budget_factor": 0.8, "idle_factor": 0.5},
+            {"budget_factor": 1.5, "idle_factor": 0.5},
+        ),
     ),
 )
 POLICIES = {entry.name: entry for entry in _ALL}
@@ -134,6 +140,17 @@ def policy_entry(name: str) -> PolicyEntry:
     return POLICIES[name]
 
 
+def _factory(entry: PolicyEntry) -> Any:
+    module, _, attribute = entry.factory.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def full_setting(name: str, setting: Setting | None = None) -> dict[str, Any]:
+    """Every keyword that the policy runs with: its constructor's defaults, its default setting, then `setting`."""
+    entry = policy_entry(name)
+    return {**defaults_of(_factory(entry)), **entry.settings[0], **(setting or {})}
+
+
 def make_policy(name: str, context: PolicyContext, setting: Setting | None = None) -> AllocationPolicy:
     """A fresh policy; `setting` overrides its default one.
 
@@ -142,10 +159,8 @@ def make_policy(name: str, context: PolicyContext, setting: Setting | None = Non
     InvalidInputError
         Unknown name, or a setting that the policy does not have or refuses.
     """
-    entry = policy_entry(name)
-    module, _, attribute = entry.factory.partition(":")
-    factory = getattr(importlib.import_module(module), attribute)
-    keywords = {**entry.settings[0], **(setting or {})}
+    factory = _factory(policy_entry(name))
+    keywords = {**policy_entry(name).settings[0], **(setting or {})}
     check_setting(name, factory, keywords)
     policy: AllocationPolicy = factory(context, **keywords)
     return policy

@@ -57,6 +57,8 @@ class ScorpioPolicy:
         self._reject_hopeless(step, snapshot, limit_s)
         guard = _VirtualBatch(step, snapshot.engine, self._guard)
         step.prefill(queue, limit_s, admit=guard.admit)
+        if not step.batch.entries:  # those with credit lack memory, which those without it hold
+            step.decode(step.decodes)
         step.serve_spare(queue, min(limit_s, step.until_due_s(limit_s)))
         return step.allocation()
 

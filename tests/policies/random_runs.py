@@ -67,8 +67,22 @@ def _instance(rng: random.Random) -> Instance:
                 stages.append(replace(_prompt(rng, longest, rng.choice(names)), pause_s=pause_s))
         requests.append(Request(f"r{i}", arrival_s, tuple(stages)))
         arrival_s += rng.expovariate(1.0) * gap_s
-    rule = rng.choice(list(ScoreRule))
-    return Instance("random", tuple(requests), classes, engine, rule)
+    # Mostly a little more memory than the longest request needs: preemptions, and few requests that never fit.
+    longest = max(engine.kv_blocks_for(_context_tokens(request)) for request in requests)
+    if rng.random() < 0.8:
+        engine = replace(engine, kv_blocks=longest + rng.choice([0, 1, longest // 2, 3 * longest, 1000]))
+    return Instance("random", tuple(requests), classes, engine, rng.choice(list(ScoreRule)))
+
+
+def _context_tokens(request: Request) -> int:
+    """Most tokens of context over its rounds."""
+    most = context = 0
+    for stage in request.stages:
+        if stage.prompt_tokens:
+            context = stage.cached_tokens + stage.prompt_tokens
+        context += stage.output_tokens
+        most = max(most, context)
+    return most
 
 
 def _engine(rng: random.Random) -> EngineModel:
@@ -84,7 +98,7 @@ def _engine(rng: random.Random) -> EngineModel:
         kv_blocks=rng.choice([8, 30, 100, 1000]),
         max_num_batched_tokens=rng.choice([4, 32, 256, 2048]),
         max_num_seqs=rng.choice([1, 2, 5, 64]),
-        max_model_len=rng.choice([100, 2048]),
+        max_model_len=rng.choice([150, 2048, 2048]),
     )
 
 

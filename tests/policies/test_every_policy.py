@@ -23,7 +23,7 @@ def check(case: Case, name: str, setting: dict[str, object] | None = None) -> No
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(seed=st.integers(0, 10**9))
 def test_every_request_is_served_or_rejected_by_legal_batches(name: str, seed: int):
     check(random_case(random.Random(seed)), name)
