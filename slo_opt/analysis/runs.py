@@ -14,7 +14,7 @@ import numpy as np
 from slo_opt.analysis.origin import Origin
 from slo_opt.domain.fingerprint import engine_hash, requests_hash
 from slo_opt.domain.slo import ScoreRule
-from slo_opt.policies.registry import policy_entry
+from slo_opt.policies.registry import full_setting
 from slo_opt.simulate.metrics import RunMetrics, run_metrics
 from slo_opt.simulate.run import Run
 from slo_opt.simulate.simulator import SimulationOptions
@@ -125,7 +125,7 @@ def record_of(
     instance, metrics = run.instance, run_metrics(run)
     return RunRecord(
         policy=run.policy,
-        setting={**policy_entry(run.policy).settings[0], **setting},
+        setting=full_setting(run.policy, setting),
         lengths=lengths,
         score_rule=instance.score_rule,
         engine=Named(instance.engine.name, engine_hash(instance.engine)),

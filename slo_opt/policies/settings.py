@@ -30,7 +30,7 @@ def check_setting(policy: str, factory: type, setting: Mapping[str, Any]) -> Non
     InvalidInputError
         An unknown keyword (the nearest is suggested), a value of another type, or one out of range.
     """
-    parameters = dict(list(inspect.signature(factory, eval_str=True).parameters.items())[1:])
+    parameters = _keywords(factory)
     for key, value in setting.items():
         if key not in parameters:
             hint = did_you_mean(key, parameters)
@@ -44,6 +44,15 @@ def check_setting(policy: str, factory: type, setting: Mapping[str, Any]) -> Non
         least = 1 if key.endswith(_COUNTS) else 0
         if isinstance(value, (int, float)) and not least <= value < math.inf and not isinstance(value, bool):
             raise InvalidInputError(f"policy {policy!r}: {key} is {value!r}; expected a number of at least {least}")
+
+
+def _keywords(factory: type) -> dict[str, inspect.Parameter]:
+    return dict(list(inspect.signature(factory, eval_str=True).parameters.items())[1:])
+
+
+def defaults_of(factory: type) -> dict[str, Any]:
+    """Every keyword of a policy with its default."""
+    return {key: parameter.default for key, parameter in _keywords(factory).items()}
 
 
 def _is_a(value: Any, kind: Any) -> bool:
