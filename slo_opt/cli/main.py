@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from slo_opt.cli import capacity, compare, doctor, explain, simulate, solve, trace
+from slo_opt.cli import capacity, compare, doctor, explain, gap, simulate, solve, trace
 from slo_opt.cli.exits import Root
 
 app = typer.Typer(
@@ -45,6 +45,7 @@ app.command("solve", short_help="Best schedule of a trace, a proved bound, and t
 app.command("simulate", short_help="What online policies reach on a trace.")(simulate.simulate)
 app.command("compare", short_help="Saved runs of policies side by side.")(compare.compare)
 app.command("capacity", short_help="Requests a second that each policy serves on time.")(capacity.capacity)
+app.command("gap", short_help="How far policies are from the proved bound, load by load.")(gap.gap)
 app.command("explain", short_help="Why each declined request was declined.")(explain.explain)
 app.command("doctor", short_help="Whether the installed solvers can be trusted.")(doctor.doctor)
 app.add_typer(trace.app, name="trace")
