@@ -90,9 +90,9 @@ class JitServePolicy:
         first = self._queue.first()
         if first is None or step.has_room(first):
             return
-        most = self._density(first) / self._displace
+        most = self._density(first)
         worse = [(self._density(job), job) for job in (*step.decodes, *step.prefills) if not job.preemptions]
-        worse = sorted((pair for pair in worse if pair[0] < most), key=lambda pair: pair[0])
+        worse = sorted((pair for pair in worse if pair[0] * self._displace < most), key=lambda pair: pair[0])
         if sum(job.kv_blocks for _, job in worse) < step.blocks_short(first):
             return
         for _, job in worse:

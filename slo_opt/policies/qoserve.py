@@ -2,6 +2,7 @@
 
 import math
 
+from slo_opt.domain.errors import InvalidInputError
 from slo_opt.policies.budget import tightest_budget
 from slo_opt.policies.interface import Allocation, EngineSnapshot, Job
 from slo_opt.policies.registry import PolicyContext
@@ -33,6 +34,11 @@ class QoServePolicy:
     margin : float
         Factor on predicted batch times.
 
+    Raises
+    ------
+    InvalidInputError
+        The margin is 0 or less.
+
     References
     ----------
     Niyama (Goel et al., arXiv 2503.22562, sections 3.3 to 3.5).
@@ -43,6 +49,8 @@ class QoServePolicy:
     def __init__(
         self, context: PolicyContext, alpha_ms: float = 8.0, calm_alpha_ms: float = 1.0, margin: float = 1.2
     ) -> None:
+        if margin <= 0:
+            raise InvalidInputError(f"policy 'qoserve': margin is {margin}; expected a factor above 0, 1 for none")
         budget = tightest_budget(context)
         self._token_s = context.engine.batch_time_s(budget, num_requests=1) / budget
         self._alphas_s = (calm_alpha_ms / 1e3, alpha_ms / 1e3)

@@ -1,6 +1,5 @@
 """What all baselines share: who gives way for memory and sequences, best effort, the waiting queue, the batch."""
 
-import math
 import random
 from dataclasses import replace
 
@@ -9,7 +8,6 @@ from hand_made import ENGINE, answer, best_effort, context, decode, ids, prompt,
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slo_opt.domain.engine import EngineModel, RooflinePiece
 from slo_opt.policies.batch import BatchBuilder
 from slo_opt.policies.edf import EdfPolicy
 from slo_opt.policies.interface import Job
@@ -165,28 +163,3 @@ def test_decodes_at_once_are_decodes_one_by_one(rng: random.Random):
     left = [(batch.tokens_left, batch.seqs_left, batch.free_blocks) for batch in (once, single)]
     assert left[0] == left[1]
     assert once.time_s == pytest.approx(single.time_s)
-
-
-@given(st.randoms(use_true_random=False))
-def test_a_chunk_is_the_longest_that_ends_in_time(rng: random.Random):
-    engine = EngineModel(
-        "two pieces",
-        "drawn",
-        (RooflinePiece(rng.choice([0.0, 1e-5]), 1e-2), RooflinePiece(1e-4, 2e-3)),
-        prefill_pair_s=rng.choice([0.0, 1e-7]),
-        decode_context_s=1e-6,
-        request_s=1e-4,
-        kv_blocks=rng.choice([60, 1000]),
-        max_num_batched_tokens=rng.choice([100, 5000]),
-    )
-    batch = BatchBuilder(snapshot([], engine=engine))
-    batch.add_decodes([decode(f"d{k}", 0.0, context=rng.randint(1, 99)) for k in range(rng.randint(0, 5))])
-    job = prompt("a", rng.randint(100, 900), done=rng.choice([0, 50]), engine=engine)
-    seconds = rng.choice([math.inf, rng.uniform(0.0, 0.1)])
-    chunk = batch.chunk_within(job, seconds)
-    if chunk:
-        assert batch.add(job, chunk)
-        assert batch.time_s <= seconds + 1e-9
-        batch.remove(len(batch.entries) - 1)
-    if batch.add(job, chunk + 1) and chunk < job.left_tokens:
-        assert batch.time_s > seconds - 1e-9
