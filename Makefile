@@ -14,7 +14,7 @@ help:
 	@echo "make check    ruff, mypy --strict, import-linter"
 	@echo "make format   let ruff mend what it can"
 	@echo "make bench-X  run benchmarks/X.py, for example make bench-dp-speed; results go to benchmarks/results/"
-	@echo "make pictures redraw the pictures of README.md"
+	@echo "make pictures redraw the pictures of README.md and docs/"
 	@echo "make clean    remove .venv, out/ and caches"
 
 $(INSTALLED): pyproject.toml
@@ -48,6 +48,7 @@ bench-%: $(INSTALLED)
 pictures: $(INSTALLED)
 	@mkdir -p $(PICTURES)
 	$(BIN)/slo-opt solve $(EXAMPLE) --time-limit 60 --plot $(PICTURES)/coder-burst.png --quiet
+	$(BIN)/slo-opt simulate examples/mixed.json --policy scorpio --plot $(PICTURES)/mixed-load.png --quiet
 
 clean:
 	rm -rf $(VENV) out build .mypy_cache .ruff_cache .pytest_cache .hypothesis

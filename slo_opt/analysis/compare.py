@@ -142,7 +142,7 @@ class Group:
             "engine": asdict(self.engine),
             "score_rule": self.score_rule.value,
             "offered": self.offered,
-            "trace": {**asdict(self.first.trace), "window": self.first.trace.window},
+            "trace": asdict(self.first.trace),
             "limits": self.first.limits,
             "rows": [row.to_dict() for row in self.rows],
         }

@@ -10,7 +10,7 @@ from slo_opt.cli.options import Format, Printed
 
 def compare(
     runs: Annotated[
-        list[str], typer.Argument(help="Files of `slo-opt simulate -o`, plain or gzip; - for stdin.", metavar="RUNS...")
+        list[str], typer.Argument(help="Files of `slo-opt simulate -o`, plain or gzip; - for stdin.", metavar="RUNS")
     ],
     output_format: Printed = Format.TABLE,
     plot: Annotated[Path | None, typer.Option(help="Draw the attainment of each policy here (png, svg, pdf).")] = None,
@@ -18,7 +18,7 @@ def compare(
     """Show runs side by side, those about the same requests, engine and score rule together.
 
     Seeds of one policy and setting are averaged. Runs about different requests, engines or score rules are never in one
-    table, and it is said where they differ.
+    table.
     """
     from slo_opt.analysis.compare import compare_runs
     from slo_opt.analysis.runs import read_runs

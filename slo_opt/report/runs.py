@@ -188,6 +188,7 @@ def compare_tables(groups: Sequence[compare.Group]) -> RenderableType:
     """
     parts: list[RenderableType] = []
     for group in groups:
-        parts += [_header(group.first), _kept_table(group.rows), _attainment_table(group.rows)]
-        parts += [_engine_table(group.rows)]
+        served = Text(f"{plural(group.offered, 'request')} offered, their hash {group.requests.hash}", style="dim")
+        tables = (_kept_table(group.rows), _attainment_table(group.rows), _engine_table(group.rows))
+        parts += [_header(group.first), served, *tables]
     return Group(*parts)

@@ -15,7 +15,8 @@ from slo_opt.domain.evaluate import evaluate
 from slo_opt.policies import registry
 from slo_opt.policies.registry import POLICIES, PolicyEntry
 
-SCHEMA = json.loads((Path(__file__).parents[2] / "slo_opt/report/simulate.schema.json").read_text())
+REPORT = Path(__file__).parents[2] / "slo_opt/report"
+SCHEMA, COMPARE = (json.loads((REPORT / f"{name}.schema.json").read_text()) for name in ("simulate", "compare"))
 RUN = {**SCHEMA["$defs"]["run"], "$defs": SCHEMA["$defs"]}
 
 
@@ -38,7 +39,9 @@ def simulated(cli, *arguments) -> list[dict]:
 def compared(cli, *arguments) -> dict:
     result = cli("compare", *arguments, "--format", "json")
     assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
+    document = json.loads(result.stdout)
+    jsonschema.validate(document, COMPARE)
+    return document
 
 
 def steady(run: dict) -> dict:
