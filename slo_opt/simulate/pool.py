@@ -10,7 +10,7 @@ from typing import Any
 
 from slo_opt.domain.errors import InvalidInputError, SloOptError, SolverNotAvailableError
 from slo_opt.simulate.results_file import ResultsFile
-from slo_opt.simulate.tasks import Outcome, Task, perform
+from slo_opt.simulate.tasks import Failure, Outcome, Task, perform
 
 LOCAL = "local"
 _POLL_S = 0.5  # between two looks at Ray, so that Ctrl-C is heard
@@ -131,21 +131,25 @@ def _over_processes(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, Ou
             at_work[ours] = waiting.pop()
             ours.send(at_work[ours])
         while at_work:
+            finished = []
             for pipe in wait(list(at_work)):
                 assert isinstance(pipe, Connection)
                 task = at_work.pop(pipe)
                 try:
-                    outcome = pipe.recv()
+                    finished.append((task, pipe.recv()))
                 except EOFError:
                     workers[pipe].join(1.0)
-                    raise WorkerLostError(
+                    message = (
                         f"the process at work on {task.label} ended without a result (exit code "
                         f"{workers[pipe].exitcode}): killed, or out of memory; fewer --jobs may help"
-                    ) from None
+                    )
+                    finished.append((task, Outcome(None, 0.0, Failure.of(WorkerLostError(message)))))
+                    continue
                 if waiting:
                     at_work[pipe] = waiting.pop()
                     pipe.send(at_work[pipe])
-                yield task, outcome
+            # A failure ends the sweep: results first.
+            yield from sorted(finished, key=lambda item: item[1].failure is not None)
     finally:
         for pipe, process in workers.items():
             process.terminate()

@@ -150,18 +150,25 @@ def _assigned(name: str, engine: EngineModel, data_dir: Path, seed: int, span_s:
 
 @lru_cache(maxsize=16)
 def _drawn(name: str, engine: EngineModel, rate: float, duration_s: float, seed: int) -> tuple[Trace, tuple[int, ...]]:
-    """A generated trace, and its requests in the order in which they are kept."""
-    trace = generate(name, rate=rate, duration_s=duration_s, seed=seed, engine=engine)
+    """A generated trace of that rate or more, and its requests in the order in which they are kept."""
+    for more in (1, 16, 256):  # a short time may hold no burst
+        try:
+            trace = generate(name, rate=more * rate, duration_s=duration_s, seed=seed, engine=engine)
+            break
+        except InvalidInputError:
+            if more == 256:
+                raise
     order = np.random.default_rng([seed, 1]).permutation(len(trace.requests))
     return replace(trace, name=name), tuple(order.tolist())
 
 
 def _thinned(name: str, engine: EngineModel, rate: float, count: int, duration_s: float, seed: int) -> Trace:
     """`count` requests, in about `duration_s`, of a generated trace of a higher rate."""
-    # Few ceilings, so that neighbouring rates are cut from one trace.
-    ceiling = max(4.0 ** math.ceil(math.log(rate, 4)), 16 / duration_s)
-    while len((drawn := _drawn(name, engine, ceiling, duration_s, seed))[1]) < count:
+    # Few ceilings, far above the rate, so that neighbouring rates are parts of one trace.
+    ceiling = max(4.0 ** (1 + math.ceil(math.log(rate, 4))), 16 / duration_s)
+    trace, order = _drawn(name, engine, ceiling, duration_s, seed)
+    while len(order) < count:  # little arrives where bursts are few
         ceiling *= 2
-    trace, order = drawn
+        trace, order = _drawn(name, engine, ceiling, duration_s, seed)
     kept = tuple(trace.requests[index] for index in sorted(order[:count]))
     return _stretched(trace, kept, duration_s, rate)
