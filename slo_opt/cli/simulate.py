@@ -180,7 +180,7 @@ def simulate(
                     _draw(plots[number], run)
     finally:
         # What ran is not lost to what failed after it.
-        if records and (output is None or not is_stdout(output)):
+        if records and not any(path is not None and is_stdout(path) for path in (output, plan)):
             _print(records, output_format)
 
 

@@ -86,18 +86,24 @@ def append_line(path: Path, line: bytes) -> None:
     packed = path.suffix == ".gz"
     data = gzip.compress(line + b"\n", mtime=0) if packed else line + b"\n"
     try:
-        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             with _locked(handle):
                 regular = stat.S_ISREG(os.fstat(handle).st_mode)
                 before = os.fstat(handle).st_size if regular else 0
-                if before and not packed and os.pread(handle, 1, before - 1) != b"\n":
+                if before and not packed and not _ends_a_line(path):
                     data = b"\n" + data
                 _write_all(handle, data, before if regular else None)
         finally:
             os.close(handle)
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def _ends_a_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
 
 
 @contextmanager

@@ -26,9 +26,12 @@ def renamed(trace_path: Path, name: str) -> Path:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_names_are_shown_as_they_are(cli, small_solvers, trace_path: Path, tmp_path: Path, name: str):
-    plan = tmp_path / "plan.json"
+    plan, runs = tmp_path / "plan.json", tmp_path / "runs.jsonl"
     commands = (
         ("solve", renamed(trace_path, name), "-o", plan),
+        ("simulate", trace_path, "-o", runs),
+        ("simulate", trace_path, "--policy", "vllm-fcfs,edf"),
+        ("compare", runs),
         ("trace", "describe", trace_path),
         ("explain", plan, "--all"),
     )
@@ -44,6 +47,10 @@ def test_names_are_drawn_as_they_are(cli, small_solvers, trace_path: Path, tmp_p
     result = cli("solve", renamed(trace_path, name), "--plot", tmp_path / "p.svg")
     assert result.exit_code == 0, result.output
     assert (tmp_path / "p.svg").read_text().count(f"<!-- {name}") > 10
+    assert cli("simulate", trace_path, "-o", tmp_path / "r", "--plot", tmp_path / "load.svg").exit_code == 0
+    assert cli("compare", tmp_path / "r", "--plot", tmp_path / "bars.svg").exit_code == 0
+    for picture in ("load.svg", "bars.svg"):
+        assert f"<!-- {name}" in (tmp_path / picture).read_text()
 
 
 def test_a_picture_that_fails_does_not_cost_the_result(

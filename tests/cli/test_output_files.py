@@ -27,18 +27,19 @@ def test_links_are_followed(cli, trace_path: Path, tmp_path: Path):
     assert [path.name for path in (tmp_path / "there").iterdir()] == ["real.json"]
 
 
-@pytest.mark.parametrize("command", ["solve", "convert"])
+@pytest.mark.parametrize("command", ["solve", "simulate", "convert"])
 def test_a_pipe_is_written_to_not_replaced(cli, trace_path: Path, tmp_path: Path, command: str):
     pipe = tmp_path / "pipe.json"
     os.mkfifo(pipe)
     got: list[bytes] = []
     reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()), daemon=True)
     reader.start()
-    words = {"solve": ("solve",), "convert": ("trace", "convert")}[command]
+    words = {"convert": ("trace", "convert")}.get(command, (command,))
     assert cli(*words, trace_path, "-o", pipe).exit_code == 0
     reader.join(10)
     assert pipe.is_fifo()
-    assert json.loads(got[0])["format"].startswith("slo-opt-")
+    head = json.loads(got[0])
+    assert head["schema" if command == "simulate" else "format"].startswith("slo-opt-")
 
 
 @pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="this system has no /dev/stdout")

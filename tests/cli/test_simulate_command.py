@@ -177,6 +177,7 @@ def test_runs_on_stdout(cli, trace_path: Path):
     result = cli("simulate", trace_path, "--policy", "vllm-fcfs,edf", "-o", "-")
     assert result.exit_code == 0
     assert [json.loads(line)["policy"] for line in result.stdout.splitlines()] == ["vllm-fcfs", "edf"]
+    assert json.loads(cli("simulate", trace_path, "--plan", "-").stdout)["format"] == "slo-opt-plan"
 
 
 def test_compare_averages_seeds_and_names_what_differs(cli, runs_path: Path):
