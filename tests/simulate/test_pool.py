@@ -54,7 +54,7 @@ def test_the_place_of_a_file_is_no_part_of_the_key_and_inputs_are(tmp_path: Path
 def test_a_failure_is_raised_as_it_was_and_costs_no_finished_unit(tmp_path: Path, jobs: int):
     path = tmp_path / "results.jsonl"
     tasks = squares(8) + squares(2, call="sweep_units:refuse_odd")
-    with ResultsFile(path) as results, pytest.raises(InvalidInputError, match="^1 is odd$"):
+    with ResultsFile(path) as results, pytest.raises(InvalidInputError, match=r"^1 is odd$"):
         run_tasks(tasks, Pool(jobs), results)
     with ResultsFile(path) as results:  # what the other process was at may be missing
         assert len({task.key for task in tasks} & results.results.keys()) >= 8
