@@ -39,6 +39,7 @@ class _ScheduleFields(msgspec.Struct, frozen=True):
     preempted: dict[int, list[_Index]]
     admitted: list[_Index]
     duration_s: list[float] | None = None
+    cached: dict[int, _Index] = {}
 
 
 class _Fields(msgspec.Struct, frozen=True):

@@ -99,10 +99,11 @@ class _Cursor:
 
     __slots__ = ("computed", "emitted", "known", "stage", "stages")
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, cached_tokens: int) -> None:
         self.stages = request.stages
         self.stage = 0
         self._open()
+        self.computed += cached_tokens
 
     def _open(self) -> None:
         stage = self.stages[self.stage]
@@ -159,6 +160,7 @@ def restricted(schedule: Schedule, keep: Bools) -> Schedule:
         emitted=None if schedule.emitted is None else schedule.emitted[kept],
         preempted=preempted,
         admitted=tuple(request for request in schedule.admitted if keep[request]),
+        cached=schedule.cached,
     )
 
 
@@ -188,7 +190,7 @@ def unroll(instance: Instance, schedule: Schedule) -> Timeline:
         for position, (index, count) in enumerate(zip(batch.requests, batch.tokens, strict=True)):
             cursor = cursors.get(index)
             if cursor is None:
-                cursor = cursors[index] = _Cursor(instance.requests[index])
+                cursor = cursors[index] = _Cursor(instance.requests[index], schedule.cached.get(index, 0))
             decoding, past = cursor.decoding, cursor.computed
             if decoding:
                 emits = 1 if batch.emitted is None else batch.emitted[position]

@@ -113,7 +113,7 @@ class _Progress:
     last token of the phase before counts as token 0.
     """
 
-    def __init__(self, instance: Instance, index: int) -> None:
+    def __init__(self, instance: Instance, index: int, cached_tokens: int) -> None:
         request = instance.requests[index]
         self.rule = instance.score_rule
         self.stages = request.stages
@@ -126,6 +126,7 @@ class _Progress:
         self.known = self.computed = 0  # tokens of context that exist, and of those the ones in the KV cache
         self.clock_s = 0.0
         self._open(request.arrival_s + self.stages[0].pause_s)
+        self.computed += cached_tokens
 
     def _open(self, release_s: float) -> None:
         stage = self.stages[self.stage]
@@ -187,8 +188,9 @@ class _Progress:
 class _Replay:
     """State of the replicas while the batches pass by."""
 
-    def __init__(self, instance: Instance) -> None:
+    def __init__(self, instance: Instance, cached: dict[int, int]) -> None:
         self.instance = instance
+        self.cached = cached
         self.progress: dict[int, _Progress] = {}
         self.held: list[dict[int, int]] = [{} for _ in range(instance.num_replicas)]
         self.held_sum = [0] * instance.num_replicas
@@ -201,6 +203,17 @@ class _Replay:
 
     def violate(self, rule: str, b: int, request: int | None, detail: str) -> None:
         self.violations.append(Violation(rule, b, request, detail))
+
+    def _cached(self, b: int, index: int) -> int:
+        """Tokens of the first prompt that the prefix cache held, if its blocks can have been there."""
+        request, tokens = self.instance.requests[index], self.cached.get(index, 0)
+        prefix = request.prefix
+        most = 0 if prefix is None else prefix.block_tokens * len(prefix.blocks)
+        most = min(most, request.stages[0].prompt_tokens - 1)
+        if not 0 <= tokens <= most:
+            self.violate("cached-tokens", b, index, f"{tokens} tokens from the prefix cache; at most {most} can be")
+            return 0
+        return tokens
 
     def _hold(self, replica: int, index: int, blocks: int) -> None:
         self.held_sum[replica] += blocks - self.held[replica].get(index, 0)
@@ -246,7 +259,7 @@ class _Replay:
                 continue
             state = self.progress.get(index)
             if state is None:
-                state = self.progress[index] = _Progress(self.instance, index)
+                state = self.progress[index] = _Progress(self.instance, index, self._cached(b, index))
             total += tokens
             begins_s = max(begins_s, state.release_s)
             emits = self._entry(b, batch, position, index, tokens, state)
@@ -349,7 +362,7 @@ def evaluate(instance: Instance, schedule: Schedule) -> Evaluation:
         engine model's; tokens appear at its end. KV blocks are held from the first chunk to the end of the batch that
         completes the request or its round, and are counted after the batch's own tokens are stored.
     """
-    replay = _Replay(instance)
+    replay = _Replay(instance, schedule.cached)
     for b, batch in enumerate(schedule):
         replay.run(b, batch)
     count = len(instance.requests)

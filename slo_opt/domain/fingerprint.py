@@ -26,6 +26,7 @@ def requests_hash(instance: Instance) -> str:
             request.id,
             request.arrival_s,
             [[s.prompt_tokens, s.output_tokens, s.slo, s.cached_tokens, s.pause_s] for s in request.stages],
+            *([] if request.prefix is None else [asdict(request.prefix)]),
         ]
         for request in instance.requests
     ]

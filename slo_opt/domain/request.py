@@ -54,6 +54,35 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
+class Prefix:
+    """What a prompt begins with, for sharing KV blocks with other prompts that begin alike.
+
+    Parameters
+    ----------
+    block_tokens : int
+        Tokens a block (>= 1).
+    blocks : tuple of int
+        Ids of the leading whole blocks. Equal ids mean equal tokens, those of all blocks before included.
+
+    Raises
+    ------
+    InvalidInputError
+        The block holds no token, or an id is negative.
+    """
+
+    block_tokens: int
+    blocks: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.block_tokens <= MAX_TOKENS:
+            raise InvalidInputError(
+                f"block_tokens of a prefix is {self.block_tokens}; expected an integer in [1, {MAX_TOKENS}]"
+            )
+        if any(block < 0 for block in self.blocks):
+            raise InvalidInputError(f"a prefix has the block id {min(self.blocks)}; expected integers >= 0")
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One request as it arrives.
 
@@ -65,11 +94,14 @@ class Request:
         Arrival, seconds from the start of the trace.
     stages : tuple of Stage
         At least one; the first has a prompt.
+    prefix : Prefix or None
+        What the first prompt begins with, where it is known. Only a simulation with a prefix cache looks at it.
     """
 
     id: str
     arrival_s: float
     stages: tuple[Stage, ...]
+    prefix: Prefix | None = None
 
     def __post_init__(self) -> None:
         if not self.id:
@@ -85,6 +117,13 @@ class Request:
                 raise InvalidInputError(
                     f"request {self.id!r}: a stage without a prompt continues the decode before it, "
                     "so it can have neither pause_s nor cached_tokens"
+                )
+        if self.prefix is not None:
+            first, known = self.stages[0], len(self.prefix.blocks) * self.prefix.block_tokens
+            if first.cached_tokens or known > first.prompt_tokens:
+                raise InvalidInputError(
+                    f"request {self.id!r}: its prefix of {known} tokens must lie in the first prompt, of "
+                    f"{first.prompt_tokens} tokens, and that have no cached_tokens"
                 )
 
     @property

@@ -63,6 +63,8 @@ class Schedule:
         Requests that the plan promised to serve on time.
     duration_s : (B,) float array or None
         Measured seconds of each batch; None where the engine model gives them.
+    cached : mapping of int to int
+        By request, tokens of its first prompt that a prefix cache held when it began.
 
     Raises
     ------
@@ -79,6 +81,7 @@ class Schedule:
     preempted: dict[int, tuple[int, ...]] = field(default_factory=dict)
     admitted: tuple[int, ...] = ()
     duration_s: NDArray[np.float64] | None = None
+    cached: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         batches, entries = len(self.start_s), len(self.request)
@@ -161,6 +164,7 @@ class Schedule:
             "preempted": {str(b): list(requests) for b, requests in self.preempted.items()},
             "admitted": list(self.admitted),
             "duration_s": None if self.duration_s is None else self.duration_s.tolist(),
+            "cached": {str(request): tokens for request, tokens in self.cached.items()},
         }
 
     @staticmethod
@@ -177,4 +181,5 @@ class Schedule:
             preempted={int(b): tuple(requests) for b, requests in data["preempted"].items()},
             admitted=tuple(data["admitted"]),
             duration_s=None if measured is None else np.asarray(measured, dtype=np.float64),
+            cached={int(request): tokens for request, tokens in data.get("cached", {}).items()},
         )

@@ -8,6 +8,7 @@ from slo_opt.domain.errors import InvalidInputError
 from slo_opt.domain.instance import TIME_TOLERANCE_S
 from slo_opt.policies.interface import Allocation, AllocationPolicy, EngineSnapshot, Job, RoundEnd, Standing
 from slo_opt.simulate.life import Life
+from slo_opt.simulate.prefix_cache import PrefixCache
 
 
 class IllegalAllocationError(InvalidInputError):
@@ -30,9 +31,17 @@ class Replica:
         Who decides.
     acceptance : float
         Chance that a drafted token is accepted.
+    cache : PrefixCache or None
+        None where prompts share nothing.
     """
 
-    def __init__(self, engine: EngineModel, policy: AllocationPolicy, acceptance: float = 0.0) -> None:
+    def __init__(
+        self,
+        engine: EngineModel,
+        policy: AllocationPolicy,
+        acceptance: float = 0.0,
+        cache: PrefixCache | None = None,
+    ) -> None:
         self.engine = engine
         self.policy = policy
         self.running: list[Life] = []
@@ -46,6 +55,7 @@ class Replica:
         self.dropped: list[Life] = []
         self.num_lost = 0
         self._acceptance = acceptance
+        self._cache = cache
 
     @property
     def idle(self) -> bool:
@@ -72,6 +82,9 @@ class Replica:
 
     def decide(self, now_s: float) -> Allocation:
         """Ask the policy, check what it answers, and carry out all of it but the batch."""
+        if self._cache is not None:
+            for life in self.waiting:
+                self._cache.look(life)
         snapshot = EngineSnapshot(
             now_s,
             self.engine,
@@ -133,8 +146,7 @@ class Replica:
     def _drop(self, life: Life) -> None:
         """Free the KV blocks of a job; its whole context has to be prefilled again."""
         self.dropped.append(life)
-        self.free_blocks += life.kv_blocks
-        life.kv_blocks = 0
+        self._free(life)
         life.computed_tokens = 0
         life.decoding = False
 
@@ -196,6 +208,10 @@ class Replica:
             self.waiting.remove(life)
             self.running.append(life)
         self.free_blocks = free
+        if self._cache is not None:
+            for life in fresh:
+                self._cache.begin(life)
+            self._cache.shrink(free)
         return engine.batch_time_s(
             total,
             decode_context_tokens=context,
@@ -243,6 +259,8 @@ class Replica:
                 life.computed_tokens += emits
             else:
                 life.computed_tokens += tokens
+                if self._cache is not None:
+                    self._cache.store(life)
                 emits = 1 if life.computed_tokens == life.known_tokens else 0
                 # After a preemption, the last token that it had produced is again a decode step.
                 life.decoding = life.emitted_tokens > 0 and life.left_tokens == 1
@@ -264,8 +282,13 @@ class Replica:
 
     def _trim(self, life: Life) -> None:
         self.running.remove(life)
+        self._free(life)
+
+    def _free(self, life: Life) -> None:
         self.free_blocks += life.kv_blocks
         life.kv_blocks = 0
+        if self._cache is not None:
+            self._cache.release(life)
 
     def _return_unused(self, life: Life) -> None:
         """Free the blocks that were held for rejected drafts."""

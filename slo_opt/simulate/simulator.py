@@ -18,6 +18,7 @@ from slo_opt.domain.instance import Instance
 from slo_opt.domain.schedule import Schedule
 from slo_opt.policies.interface import AllocationPolicy, Standing
 from slo_opt.simulate.life import Life
+from slo_opt.simulate.prefix_cache import PrefixCache
 from slo_opt.simulate.replica import IllegalAllocationError, Replica
 from slo_opt.simulate.run import Run
 
@@ -40,6 +41,9 @@ class SimulationOptions:
         Chance that a drafted token is accepted, each independent of the others; 0 for no draft model.
     max_lost : int or None
         Stop as soon as more requests under an SLO are sure to be lost: the run then only proves that.
+    prefix_cache : bool
+        Whether prompts that begin alike find the KV blocks of one another; see `PrefixCache`. Bounds do not count with
+        it: they hold for runs without.
     """
 
     seed: int = 0
@@ -47,6 +51,7 @@ class SimulationOptions:
     slowdown: float = 1.0
     acceptance: float = 0.0
     max_lost: int | None = None
+    prefix_cache: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.noise <= 2:
@@ -87,7 +92,7 @@ class _Recorder:
         self.num_running.append(len(replica.running))
         self.num_waiting.append(len(replica.waiting))
 
-    def schedule(self, admitted: tuple[int, ...], measured: bool) -> Schedule:
+    def schedule(self, admitted: tuple[int, ...], measured: bool, cached: dict[int, int]) -> Schedule:
         emitted = None
         if self.emitted:
             emitted = np.ones(len(self.request), dtype=np.int64)
@@ -103,6 +108,7 @@ class _Recorder:
             preempted=self.preempted,
             admitted=admitted,
             duration_s=np.array(self.duration_s, dtype=np.float64) if measured else None,
+            cached=cached,
         )
 
 
@@ -141,7 +147,8 @@ class _Simulation:
         self._instance = instance
         self._options = options
         self._policy = policy
-        self._replica = Replica(instance.engine, policy, options.acceptance)
+        self._cache = PrefixCache(instance) if options.prefix_cache else None
+        self._replica = Replica(instance.engine, policy, options.acceptance, self._cache)
         self._rng = np.random.default_rng(options.seed)
         self._gaps = {name: array("d") for name in instance.slo_classes}
         self._lives = [
@@ -226,7 +233,11 @@ class _Simulation:
             instance=self._instance,
             policy=self._policy.name,
             seed=options.seed,
-            schedule=self._recorder.schedule(admitted, bool(options.noise) or options.slowdown != 1.0),
+            schedule=self._recorder.schedule(
+                admitted,
+                measured=bool(options.noise) or options.slowdown != 1.0,
+                cached={} if self._cache is None else self._cache.hits,
+            ),
             end_s=end_s,
             cut=self._cut(end_s),
             num_preemptions=self._replica.num_preemptions,

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from slo_opt.domain.request import Prefix
+
 Scalar = str | int | float | bool | None
 
 
@@ -26,6 +28,8 @@ class Row:
         Share of the output spent on thinking, where the file says so.
     line : int
         Line in the file, for messages.
+    prefix : Prefix or None
+        What the prompt begins with, where the file says so.
     """
 
     id: str
@@ -36,6 +40,7 @@ class Row:
     slo: str | None = None
     reason_ratio: float | None = None
     line: int = 0
+    prefix: Prefix | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -234,7 +234,7 @@ def apply_scenario(
                 f"slo {label!r} is no part of scenario {chosen.name!r}; expected one of {', '.join(names)}",
                 f"{did_you_mean(label, names)}Correct the column or choose another --scenario.",
             )
-        request = Request(row.id, row.arrival_s, chosen.parts[label].stages(row, rng))
+        request = Request(row.id, row.arrival_s, chosen.parts[label].stages(row, rng), row.prefix)
         if model is not None and context_tokens(request) > model.max_model_len:
             dropped += 1
         else:

@@ -140,6 +140,7 @@ class Trace:
                     cached_tokens=request.stages[0].cached_tokens,
                     reason_ratio=None if thinking is None else thinking / request.output_tokens,
                     line=number,
+                    prefix=request.prefix,
                 )
             )
         return RawTrace(self.name, self.name, tuple(rows), self.provenance)

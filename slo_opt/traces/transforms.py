@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from slo_opt.domain.errors import InvalidInputError
+from slo_opt.domain.request import Prefix
 from slo_opt.traces.trace import Arrival, Trace
 
 
@@ -65,6 +66,18 @@ def merge(name: str, traces: Sequence[Trace]) -> Trace:
         for slo in trace.slo_classes.values():
             if classes.setdefault(slo.name, slo) != slo:
                 raise InvalidInputError(f"SLO class {slo.name!r} means two things in the traces to merge; rename one")
-    requests = [replace(request, id=f"{trace.name}-{request.id}") for trace in traces for request in trace.requests]
+    blocks: dict[tuple[int, int], int] = {}
+    requests = [
+        replace(request, id=f"{trace.name}-{request.id}", prefix=_apart(request.prefix, number, blocks))
+        for number, trace in enumerate(traces)
+        for request in trace.requests
+    ]
     parts = ", ".join(trace.name for trace in traces)
     return Trace(name, by_arrival(requests), classes, first.engine, first.score_rule, {"merged_from": parts})
+
+
+def _apart(prefix: Prefix | None, number: int, blocks: dict[tuple[int, int], int]) -> Prefix | None:
+    """The prefix with ids that no other trace has."""
+    if prefix is None:
+        return None
+    return replace(prefix, blocks=tuple(blocks.setdefault((number, block), len(blocks)) for block in prefix.blocks))

@@ -142,7 +142,9 @@ class WatchedPolicy:
             assert job.known_tokens == job.cached_tokens + job.prompt_tokens + job.emitted_tokens
             assert job.left_tokens >= 1
             assert job.decoding == (job.emitted_tokens > 0 and job.left_tokens == 1)
-            least, most = self._kept.get((job.id, job.round), (job.cached_tokens, job.cached_tokens))
+            least = most = job.cached_tokens  # what the prefix cache holds may change until the job begins
+            if job.kv_blocks or job.preemptions:
+                least, most = self._kept.get((job.id, job.round), (least, most))
             assert least <= job.computed_tokens <= most
 
     def _check_time(self, snapshot: EngineSnapshot) -> None:

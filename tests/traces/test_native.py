@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from slo_opt.domain.engine import EngineModel, RooflinePiece
 from slo_opt.domain.engines import ENGINES
 from slo_opt.domain.errors import InvalidInputError, SloOptError, TraceFormatError
-from slo_opt.domain.request import Request, Stage
+from slo_opt.domain.request import Prefix, Request, Stage
 from slo_opt.domain.slo import ScoreRule, SloClass
 from slo_opt.traces.formats import native
 from slo_opt.traces.formats.detect import TraceFormat
@@ -49,6 +49,14 @@ def slo_classes(draw: st.DrawFn, name: str) -> SloClass:
 
 
 @st.composite
+def prefixes(draw: st.DrawFn, first: Stage) -> Prefix | None:
+    if first.cached_tokens or draw(st.booleans()):
+        return None
+    block = draw(st.sampled_from([1, 16, 512]))
+    return Prefix(block, tuple(draw(st.lists(st.integers(0, 2**40), max_size=min(4, first.prompt_tokens // block)))))
+
+
+@st.composite
 def traces(draw: st.DrawFn) -> Trace:
     labels = draw(st.lists(names, min_size=1, max_size=3, unique=True))
     classes = {name: draw(slo_classes(name)) for name in labels}
@@ -60,7 +68,10 @@ def traces(draw: st.DrawFn) -> Trace:
     stages = st.tuples(first) | st.tuples(first, later) | st.tuples(first, later, later)
     ids = draw(st.lists(names, min_size=1, max_size=6, unique=True))
     arrivals = sorted(draw(st.lists(seconds, min_size=len(ids), max_size=len(ids))))
-    requests = tuple(Request(key, at_s, draw(stages)) for key, at_s in zip(ids, arrivals, strict=True))
+    requests = tuple(
+        Request(key, at_s, parts := draw(stages), draw(prefixes(parts[0])))
+        for key, at_s in zip(ids, arrivals, strict=True)
+    )
     engine = draw(
         st.none()
         | st.sampled_from(list(ENGINES))

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import msgspec
 
+from slo_opt.domain.request import Prefix
 from slo_opt.traces.formats.tables import Count, jsonl_rows
 from slo_opt.traces.rows import RawTrace, Row, Scalar
 from slo_opt.traces.source import Source
@@ -23,7 +24,7 @@ class Columns(msgspec.Struct):
     timestamp: Annotated[float, msgspec.Meta(ge=0, le=1e12)]
     input_length: Count
     output_length: Count
-    hash_ids: list[int] = []
+    hash_ids: list[Annotated[int, msgspec.Meta(ge=0)]] = []
 
 
 def read(source: Source, *, prefix_cache: bool = False) -> RawTrace:
@@ -35,7 +36,7 @@ def read(source: Source, *, prefix_cache: bool = False) -> RawTrace:
         The file.
     prefix_cache : bool
         Whether an infinite prefix cache serves the leading blocks that an earlier row also had. At least one prompt
-        token is always computed.
+        token is always computed. If not, the rows keep the ids of their whole blocks.
     """
     rows: list[Row] = []
     seen: set[int] = set()
@@ -51,6 +52,17 @@ def read(source: Source, *, prefix_cache: bool = False) -> RawTrace:
             seen.update(row.hash_ids)
         prompt = row.input_length - cached
         arrival_s = row.timestamp / 1000
-        rows.append(Row(str(len(rows)), arrival_s, prompt, row.output_length, cached_tokens=cached, line=line))
+        whole = () if prefix_cache else tuple(row.hash_ids[: row.input_length // BLOCK_TOKENS])
+        rows.append(
+            Row(
+                str(len(rows)),
+                arrival_s,
+                prompt,
+                row.output_length,
+                cached_tokens=cached,
+                line=line,
+                prefix=Prefix(BLOCK_TOKENS, whole) if whole else None,
+            )
+        )
     facts: dict[str, Scalar] = {"format": "mooncake", "prefix_cache": prefix_cache, "dropped_without_tokens": dropped}
     return RawTrace(source.path, source.name, tuple(rows), facts)

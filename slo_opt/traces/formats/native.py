@@ -9,7 +9,7 @@ import msgspec
 from slo_opt.domain.engine import EngineModel, RooflinePiece
 from slo_opt.domain.engines import ENGINES
 from slo_opt.domain.errors import InvalidInputError, TraceFormatError
-from slo_opt.domain.request import Request, Stage
+from slo_opt.domain.request import Prefix, Request, Stage
 from slo_opt.domain.slo import ScoreRule, SloClass
 from slo_opt.traces.formats.tables import in_words
 from slo_opt.traces.nearest import did_you_mean
@@ -73,6 +73,13 @@ class StageFields(_Strict, frozen=True):
     pause_s: float = 0.0
 
 
+class PrefixFields(_Strict, frozen=True):
+    """Leading blocks of a prompt."""
+
+    block_tokens: int
+    blocks: tuple[int, ...]
+
+
 class RequestFields(_Strict, frozen=True):
     """A request: either one stage in short form, or `stages`."""
 
@@ -83,6 +90,7 @@ class RequestFields(_Strict, frozen=True):
     slo: str | None = None
     cached_tokens: int | None = None
     stages: tuple[StageFields, ...] | None = None
+    prefix: PrefixFields | None = None
 
 
 class TraceFields(_Strict, frozen=True):
@@ -102,7 +110,7 @@ _TOP_FIELDS = [field.encode_name for field in msgspec.structs.fields(TraceFields
 _ALL_FIELDS = sorted(
     {
         field.encode_name
-        for struct in (TraceFields, RequestFields, StageFields, SloFields, EngineFields, PieceFields)
+        for struct in (TraceFields, RequestFields, StageFields, PrefixFields, SloFields, EngineFields, PieceFields)
         for field in msgspec.structs.fields(struct)
     }
 )
@@ -188,10 +196,11 @@ def _fields(value: Any, layout: type[msgspec.Struct]) -> dict[str, Any]:
 
 def _request_fields(request: Request) -> dict[str, Any]:
     head = {"id": request.id, "arrival_s": float(request.arrival_s)}
+    tail = {} if request.prefix is None else {"prefix": _fields(request.prefix, PrefixFields)}
     stages = [_fields(stage, StageFields) for stage in request.stages]
     if len(stages) == 1 and "pause_s" not in stages[0]:
-        return {**head, **stages[0]}
-    return {**head, "stages": stages}
+        return {**head, **stages[0], **tail}
+    return {**head, "stages": stages, **tail}
 
 
 def _decode(source: Source) -> TraceFields:
@@ -282,8 +291,9 @@ def _request(source: Source, index: int, fields: RequestFields, classes: dict[st
                 f"SLO class {stage.slo!r} is not defined; defined: {', '.join(sorted(classes)) or 'none'}",
                 f"{did_you_mean(stage.slo, classes)}Define it in slo_classes or correct the name.",
             )
+    prefix = None if fields.prefix is None else _built(source, f"{place}.prefix", Prefix, fields.prefix)
     try:
-        return Request(fields.id, fields.arrival_s, stages)
+        return Request(fields.id, fields.arrival_s, stages, prefix)
     except InvalidInputError as error:
         raise source.error(place, str(error), "Correct the value.") from None
 
