@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from slo_opt.analysis.confidence import mean_and_interval
+from slo_opt.analysis.runs import software_versions
 from slo_opt.domain.engine import EngineModel
 from slo_opt.domain.engines import engine_named
 from slo_opt.domain.errors import InvalidInputError
@@ -165,6 +166,7 @@ def capacity_document(request: CapacityRequest, results: Mapping[str, Mapping[st
     return {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
+        "versions": software_versions(),
         "target": request.options.target,
         "tolerance": request.options.tolerance,
         "lengths": request.options.lengths,

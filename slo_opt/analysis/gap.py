@@ -12,6 +12,7 @@ from typing import Any
 from slo_opt.analysis.gap_source import GapSource, instance_of
 from slo_opt.analysis.solve import servable_value, solve_instance
 from slo_opt.domain.errors import InvalidInputError, SloOptError
+from slo_opt.domain.fingerprint import engine_hash, requests_hash
 from slo_opt.domain.instance import Instance
 from slo_opt.policies.lengths import LENGTHS
 from slo_opt.policies.registry import policy_entry
@@ -158,6 +159,17 @@ def bound_unit(inputs: Mapping[str, Any], place: str | None) -> dict[str, Any]:
         "classes": {row.name: _servable(instance, row.name) for row in report.classes},
         "wall_s": report.wall_s,
         "versions": method.versions,
+        "about": _about(whole),
+    }
+
+
+def _about(instance: Instance) -> dict[str, Any]:
+    """What a unit was about: equal for a bound and the runs below it."""
+    return {
+        "engine": instance.engine.name,
+        "engine_hash": engine_hash(instance.engine),
+        "requests_hash": requests_hash(instance),
+        "score_rule": instance.score_rule.value,
     }
 
 
@@ -194,6 +206,7 @@ def run_unit(inputs: Mapping[str, Any], place: str | None) -> dict[str, Any]:
         "drained": metrics.drained,
         "utilisation": metrics.utilisation,
         "num_preemptions": metrics.num_preemptions,
+        "about": _about(instance),
     }
 
 

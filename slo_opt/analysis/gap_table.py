@@ -6,7 +6,9 @@ from dataclasses import asdict
 from typing import Any
 
 from slo_opt.analysis.gap import GapRequest
+from slo_opt.analysis.runs import software_versions
 from slo_opt.analysis.solve import UnsoundBoundError
+from slo_opt.domain.errors import InvalidInputError
 
 SCHEMA = "slo-opt-gap"
 SCHEMA_VERSION = 1
@@ -39,6 +41,7 @@ def gap_document(request: GapRequest, results: Mapping[str, Mapping[str, Any]]) 
     return {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
+        "versions": software_versions(),
         "name": request.source.name,
         "instance": request.source.describe(),
         "gaps": {
@@ -64,13 +67,21 @@ def _load_row(request: GapRequest, load: float, results: Mapping[str, Mapping[st
     bound = None if request.no_bound else results.get(request.bound_task(load).key)
     limits = {} if bound is None else _class_limits(request, load, bound, results)
     rows = []
+    units = [] if bound is None else [bound]
     for policy in request.policies:
         run = results.get(request.run_task(load, policy).key)
         if run is not None:
+            units.append(run)
             rows.append(_policy_row(request, load, policy, run, bound, limits))
     first = rows[0] if rows else bound
+    about = next(
+        (unit["about"] for unit in units), dict.fromkeys(("engine", "engine_hash", "requests_hash", "score_rule"))
+    )
+    if any(unit["about"] != about for unit in units):
+        raise InvalidInputError(f"{request.source.name}, load {load:g}: bound and runs are about different requests")
     return {
         "load": load,
+        **about,
         "rate": request.source.inputs(load).get("rate"),
         "offered": None if first is None else first["offered"],
         "offered_value": None if first is None else first["offered_value"],

@@ -135,11 +135,12 @@ def record_of(
         simulation=options,
         metrics=metrics,
         wall_s=round(wall_s, 3),
-        versions=_versions(),
+        versions=software_versions(),
     )
 
 
-def _versions() -> dict[str, str]:
+def software_versions() -> dict[str, str]:
+    """Versions of what a result rests on, for its record."""
     from slo_opt import __version__
 
     found = {"slo-opt": __version__, "python": platform.python_version(), "numpy": np.__version__}

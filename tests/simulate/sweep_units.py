@@ -4,6 +4,8 @@ import os
 from typing import Any
 
 from slo_opt.domain.errors import InvalidInputError, TraceFormatError
+from slo_opt.policies.interface import Allocation, EngineSnapshot
+from slo_opt.policies.registry import PolicyContext
 
 
 def square(inputs: dict[str, Any], log: str | None = None) -> dict[str, Any]:
@@ -34,3 +36,16 @@ def crash(inputs: dict[str, Any]) -> dict[str, Any]:
 def break_down(inputs: dict[str, Any]) -> dict[str, Any]:
     """A defect."""
     return {"share": 1 / 0}
+
+
+class RejectAll:
+    """A policy that attains nothing, by leave of the engine."""
+
+    name = "reject-all"
+
+    def __init__(self, context: PolicyContext) -> None:
+        """Needs nothing."""
+
+    def decide(self, snapshot: EngineSnapshot) -> Allocation:
+        """Everybody leaves."""
+        return Allocation(rejected=list(snapshot.waiting), wake_s=snapshot.now_s + 1.0)
