@@ -113,6 +113,9 @@ def simulate(
     acceptance: Annotated[
         float, typer.Option(help="Give the engine a draft model: chance that a drafted token is accepted.")
     ] = 0.0,
+    prefix_cache: Annotated[
+        bool, typer.Option("--prefix-cache", help="Let prompts that begin alike find KV blocks of one another.")
+    ] = False,
     output_format: Printed = Format.TABLE,
     output: Annotated[
         Path | None,
@@ -140,7 +143,7 @@ def simulate(
 
     policies, values = parse_policies(policy), parse_setting(setting or [])
     span, rule = parse_window(window), score_rule_named(score_rule)
-    options = SimulationOptions(seed, noise, slowdown, acceptance)
+    options = SimulationOptions(seed, noise, slowdown, acceptance, prefix_cache=prefix_cache)
     plots = _plots(plot, policies)
     _check_outputs(output, plan, plots, policies, options)
     records: list[RunRecord] = []
@@ -158,7 +161,7 @@ def simulate(
                 unservable=unservable.value,
                 best_effort=best_effort,
             )
-            if not acceptance:
+            if not (acceptance or prefix_cache):
                 with about(trace):
                     check_attainable(instance)
             for name in policies:  # a setting that one of them refuses is refused before any run
@@ -214,9 +217,9 @@ def _check_outputs(
             raise typer.BadParameter(f"-o, --plan and --plot would both write {path}; choose different names")
     if plan is not None and len(policies) > 1:
         raise typer.BadParameter("--plan holds the schedule of one run; name one policy")
-    if plan is not None and (options.noise or options.slowdown != 1 or options.acceptance):
+    if plan is not None and (options.noise or options.slowdown != 1 or options.acceptance or options.prefix_cache):
         raise InvalidInputError(
-            "--plan: explain argues with the engine model; leave out --noise, --slowdown and --acceptance"
+            "--plan: explain argues with the engine model; leave out --noise, --slowdown, --acceptance, --prefix-cache"
         )
     if output is not None and not is_stdout(output):
         check_appendable(output)

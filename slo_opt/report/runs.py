@@ -138,6 +138,8 @@ def _verdict(record: RunRecord) -> Text:
         text.append(f": {total.goodput_rps:.3g} requests and {total.goodput_tokens_per_s:,.0f} tokens a second on time")
     text.append(f".\n{plural(metrics.num_rejected, 'request')} rejected, {metrics.num_demoted:,} made best effort, ")
     text.append(f"{plural(metrics.num_preemptions, 'preemption')}; ")
+    if record.simulation.prefix_cache:
+        text.append(f"{plural(metrics.num_cached_tokens, 'prompt token')} found in the prefix cache; ")
     if metrics.cut:
         text.append("stopped early.", style="bold red")
     elif metrics.drained:
@@ -174,6 +176,7 @@ def _note(record: RunRecord) -> Text:
     facts += [f"noise {options.noise:g}"] if options.noise else []
     facts += [f"slowdown {options.slowdown:g}"] if options.slowdown != 1 else []
     facts += [f"acceptance {options.acceptance:g}"] if options.acceptance else []
+    facts += ["prefix cache"] if options.prefix_cache else []
     text = "times in ms; decisions in wall-clock time on the machine of the run; "
     return Text(text + ", ".join(facts) + "\n", style="dim")
 

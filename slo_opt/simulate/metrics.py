@@ -109,6 +109,8 @@ class RunMetrics:
         KV caches dropped; requests sent away; requests made best effort; requests neither finished nor rejected.
     decision_ms : Percentiles
         Wall-clock time of the policy's decisions on the machine of the run: the only figure that differs between runs.
+    num_cached_tokens : int
+        Prompt tokens found in the prefix cache.
     """
 
     total: ClassMetrics
@@ -129,6 +131,7 @@ class RunMetrics:
     num_demoted: int
     num_unfinished: int
     decision_ms: Percentiles
+    num_cached_tokens: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, no NaN."""
@@ -269,4 +272,5 @@ def run_metrics(run: Run) -> RunMetrics:
         num_demoted=run.num_demotions,
         num_unfinished=unfinished,
         decision_ms=percentiles(run.decision_s),
+        num_cached_tokens=sum(run.schedule.cached.values()),
     )

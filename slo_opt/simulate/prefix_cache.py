@@ -26,19 +26,24 @@ class PrefixCache:
     Raises
     ------
     InvalidInputError
-        Blocks differ in size, or are no multiple of the engine's.
+        No request says what its prompt begins with, or blocks differ in size or are no multiple of the engine's.
     """
 
     def __init__(self, instance: Instance) -> None:
         self._ids = [() if request.prefix is None else request.prefix.blocks for request in instance.requests]
         sizes = {request.prefix.block_tokens for request in instance.requests if request.prefix is not None}
         block = instance.engine.block_size_tokens
+        if not sizes:
+            raise InvalidInputError(
+                f"{instance.name}: no request says what its prompt begins with, so a prefix cache finds nothing; leave "
+                "it off, or take a mooncake trace, or give requests a prefix"
+            )
         if len(sizes) > 1 or any(size % block for size in sizes):
             raise InvalidInputError(
                 f"{instance.name}: prefix blocks of {', '.join(map(str, sorted(sizes)))} tokens; a prefix cache needs "
                 f"one size, a multiple of the {block} tokens of the engine's KV blocks"
             )
-        self._tokens = sizes.pop() if sizes else block
+        self._tokens = sizes.pop()
         self._kv_blocks = self._tokens // block
         self._free: dict[int, None] = {}  # the first goes first
         self._holders: dict[int, int] = {}

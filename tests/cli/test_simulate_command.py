@@ -90,6 +90,19 @@ def test_a_slower_engine_attains_no_more(cli, trace_path: Path):
     assert slow["total"]["attained"] < fast["total"]["attained"]
 
 
+def test_a_prefix_cache_finds_repeated_prompts(cli, tmp_path: Path):
+    rows = [{"timestamp": 5000 * k, "input_length": 1100, "output_length": 5, "hash_ids": [1, 2]} for k in range(4)]
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    arguments = (tmp_path / "m.jsonl", "--scenario", "chatbot", "--engine", "llama-3-8b-a100")
+    without, cached = (simulated(cli, *arguments, *option)[0] for option in ((), ("--prefix-cache",)))
+    assert (without["metrics"]["num_cached_tokens"], cached["metrics"]["num_cached_tokens"]) == (0, 3 * 1024)
+    assert cached["metrics"]["num_tokens"] == without["metrics"]["num_tokens"] - 3 * 1024
+    assert cached["simulation"]["prefix_cache"]
+    table = cli("simulate", *arguments, "--prefix-cache", "--plot", tmp_path / "run.png").stdout
+    assert "3,072 prompt tokens found in the prefix cache" in " ".join(table.split())
+    assert (tmp_path / "run.png").stat().st_size > 1000
+
+
 def test_settings_and_lengths_reach_the_policy(cli, trace_path: Path):
     plain, small = (
         simulated(cli, trace_path, "--set", f"budget_tokens={tokens}", "--lengths", "none")[0] for tokens in (2048, 64)
@@ -269,6 +282,8 @@ def test_compare_refuses_what_holds_no_run(cli, trace_path: Path, tmp_path: Path
         (("--plot", "picture.xyz"), (".png",)),
         (("-o", "nowhere/runs.jsonl"), ("does not exist",)),
         (("--plan", "plan.json", "--noise", "0.1"), ("--noise",)),
+        (("--plan", "plan.json", "--prefix-cache"), ("--prefix-cache",)),
+        (("--prefix-cache",), ("no request says what its prompt begins with",)),
     ],
 )
 def test_bad_values(cli, trace_path: Path, arguments: tuple[str, ...], words: tuple[str, ...]):

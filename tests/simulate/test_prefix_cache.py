@@ -150,6 +150,11 @@ def test_the_checker_refuses_what_no_cache_can_hold(claim):
     assert "cached-tokens" in {violation.rule for violation in evaluate(instance, spoiled).violations}
 
 
+def test_a_trace_without_prefixes_is_refused():
+    with pytest.raises(InvalidInputError, match="no request says what its prompt begins with"):
+        hits(spaced([(), ()], kv_blocks=100))
+
+
 def test_blocks_must_fit_those_of_the_engine():
     instance = spaced([(1, 2), (1, 2)], kv_blocks=100)
     odd = replace(instance, engine=replace(instance.engine, block_size_tokens=24))
