@@ -95,7 +95,12 @@ _ALL = (
         "qoserve",
         "QoServe (Niyama): deadline plus size as the key, slack-sized chunks, relegation of the late",
         "slo_opt.policies.qoserve:QoServePolicy",
-        ({"alpha_ms": 8.0}, {"alpha_ms": 1.0}, {"alpha_ms": 0.1, "calm_alpha_ms": 0.0}),
+        (
+            {"alpha_ms": 8.0, "margin": 1.2},
+            {"alpha_ms": 1.0, "margin": 1.2},
+            {"alpha_ms": 8.0, "margin": 1.0},
+            {"alpha_ms": 1.0, "margin": 1.0},
+        ),
     ),
     PolicyEntry(
         "jitserve",

@@ -112,7 +112,7 @@ class Step:
             first = None if barred else queue.first()
             if begun and (first is None or key(begun[-1]) <= key(first)):
                 job = begun.pop()
-                if job not in self.preempted and not self._extend(job, seconds):
+                if job not in self.preempted and not self.extend(job, seconds):
                     break
             elif first is None:
                 break
@@ -120,14 +120,14 @@ class Step:
                 self.rejected.append(queue.pop())
             elif whole and batch.entries and first.left_tokens > batch.tokens_left:
                 break
-            elif not self.has_room(first, reserve_blocks=reserve_blocks) or not (admit is None or admit(first)):
+            elif not (admit is None or admit(first)) or not self.has_room(first, reserve_blocks=reserve_blocks):
                 barred = True
-            elif not self._begin(first, seconds):
+            elif not self.begin(first, seconds):
                 break
             else:
                 queue.pop()
 
-    def _extend(self, job: Job, seconds: float) -> bool:
+    def extend(self, job: Job, seconds: float) -> bool:
         """A chunk of a prompt that has begun; whether time was left for one."""
         batch = self.batch
         tokens = batch.chunk_within(job, seconds)
@@ -139,7 +139,7 @@ class Step:
         self._owed_blocks -= blocks - batch.free_blocks
         return True
 
-    def _begin(self, job: Job, seconds: float) -> bool:
+    def begin(self, job: Job, seconds: float) -> bool:
         """The first chunk of a job that waits; whether time was left for one."""
         batch = self.batch
         blocks = batch.free_blocks
@@ -182,7 +182,7 @@ class Step:
         self.batch.drop(job)
         self.preempted.append(job)
         self._seqs_free += 1
-        if job.standing is _BEST_EFFORT:
+        if job in self.spare:
             self.spare.remove(job)
         elif job.decoding:
             self.decodes.remove(job)
@@ -190,11 +190,20 @@ class Step:
             self.prefills.remove(job)
             self._owed_blocks -= self._missing(job)
 
+    def demote(self, job: Job) -> None:
+        """Make a job that holds blocks best effort, before anything is scheduled."""
+        (self.decodes if job.decoding else self.prefills).remove(job)
+        if not job.decoding:
+            self._owed_blocks -= self._missing(job)
+        self.spare.append(job)
+        self.demoted.append(job)
+
     def _make_room(self, job: Job) -> bool:
         """Preempt for a job that cannot grow; False if it is itself the first to give way."""
         self._short = True
         if self._victims is None:
-            under_slo = [other for other in self._running if other.standing is not _BEST_EFFORT]
+            spare = set(self.spare)
+            under_slo = [other for other in self._running if other not in spare]
             if self._rank is not None:
                 under_slo.sort(key=self._rank)
             self._victims = [*under_slo, *self.spare]
@@ -239,12 +248,12 @@ class Step:
         if not prompts:
             return
         for job in begun:
-            if job not in self.preempted and not self._extend(job, seconds):
+            if job not in self.preempted and not self.extend(job, seconds):
                 return
         while first is not None and batch.tokens_left and batch.seqs_left:
             if first.known_tokens > self._most_tokens:
                 self.rejected.append(queue.pop_spare())
-            elif not self.has_room(first, displace=False) or not self._begin(first, seconds):
+            elif not self.has_room(first, displace=False) or not self.begin(first, seconds):
                 return
             else:
                 queue.pop_spare()

@@ -1,6 +1,8 @@
 """EDF and QoServe, worked by hand."""
 
-from hand_made import answer, best_effort, context, decode, ids, prompt, tokens
+from dataclasses import replace
+
+from hand_made import ENGINE, answer, best_effort, context, decode, ids, prompt, tokens
 
 from slo_opt.policies.edf import EdfPolicy
 from slo_opt.policies.qoserve import QoServePolicy
@@ -19,6 +21,12 @@ def test_edf_makes_the_chunk_as_long_as_the_slack_of_the_decodes():
 def test_edf_keeps_the_pace_of_a_decode_that_is_late_already():
     jobs = [decode("d", -5.0), prompt("a", 400)]
     assert tokens(answer(EdfPolicy(context()), jobs)) == {"d": 1, "a": 39}
+
+
+def test_edf_serves_the_most_urgent_decodes_where_not_all_fit():
+    engine = replace(ENGINE, max_num_batched_tokens=1)
+    jobs = [decode("d", 2.0), decode("e", 1.0), decode("f", 3.0)]
+    assert tokens(answer(EdfPolicy(context(engine)), jobs, engine=engine)) == {"e": 1}
 
 
 def test_edf_passes_from_a_begun_prompt_to_a_more_urgent_one():

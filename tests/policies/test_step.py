@@ -13,6 +13,8 @@ from slo_opt.policies.edf import EdfPolicy
 from slo_opt.policies.interface import Job
 from slo_opt.policies.qoserve import QoServePolicy
 from slo_opt.policies.sarathi import SarathiPolicy
+from slo_opt.policies.scorpio import ScorpioPolicy
+from slo_opt.policies.step import Step
 from slo_opt.policies.waiting import WaitingQueue
 
 FULL = replace(ENGINE, kv_blocks=4)  # two decodes of 32 tokens fill it; each needs a block for its next token
@@ -83,6 +85,44 @@ def test_of_two_prompts_that_block_each_other_one_gives_way():
     jobs = [prompt("a", 48, done=32, release_s=1.0), prompt("b", 48, done=32, release_s=2.0)]
     allocation = answer(SarathiPolicy(context(FULL)), jobs, engine=FULL)
     assert (ids(allocation.preempted), tokens(allocation)) == (["b"], {"a": 16})
+
+
+def test_the_last_in_rank_waits_with_its_blocks_while_others_go_on():
+    jobs = [decode("d", 1.0, context=20), decode("e", 0.1, context=32)]
+    allocation = answer(SarathiPolicy(context(FULL)), jobs, engine=FULL)
+    assert (ids(allocation.preempted), tokens(allocation)) == ([], {"d": 1})
+
+
+def test_a_prompt_in_part_keeps_the_blocks_that_it_still_needs():
+    engine = replace(ENGINE, kv_blocks=4)
+    queue = WaitingQueue(lambda job: job.due_s)
+    state = snapshot([prompt("a", 48, due_s=1.0), prompt("b", 20, due_s=2.0)], engine=engine)
+    queue.sync(state.waiting)
+    step = Step(state)
+    step.prefill(queue, 0.026)
+    assert tokens(step.allocation()) == {"a": 16}
+    step.prefill(queue)  # 3 blocks are free, 2 of them owed to `a`
+    assert tokens(step.allocation()) == {"a": 16}
+
+
+def test_best_effort_decodes_stop_where_they_would_make_another_late():
+    jobs = [decode("d", 0.0505), *(best_effort(decode(f"s{k}", 0.0)) for k in range(60))]
+    assert len(tokens(answer(EdfPolicy(context()), jobs))) == 40
+
+
+def test_best_effort_is_served_where_nothing_else_is_however_little_time_is_given():
+    queue = WaitingQueue(lambda job: job.due_s)
+    state = snapshot([best_effort(prompt("s", 30))])
+    queue.sync(state.waiting)
+    step = Step(state)
+    step.serve_spare(queue, 0.0)
+    assert tokens(step.allocation()) == {"s": 30}
+
+
+def test_a_running_job_that_sits_out_keeps_its_sequence():
+    engine = replace(ENGINE, max_num_seqs=3)
+    jobs = [decode("t", 9.0), decode("l", 9.0, tpot_s=0.1), prompt("a", 8), prompt("b", 8)]
+    assert tokens(answer(ScorpioPolicy(context(engine)), jobs, engine=engine)) == {"t": 1, "a": 8}
 
 
 # The waiting queue.

@@ -56,6 +56,37 @@ def test_jitserve_displaces_a_request_of_half_its_density_for_memory_once():
     assert not ask(25, preemptions=1).preempted
 
 
+def test_jitserve_displaces_nobody_where_that_would_not_be_enough():
+    engine = replace(ENGINE, kv_blocks=8)
+    jobs = [decode("d", 0.05, context=50), decode("e", 0.05, context=50, preemptions=1), prompt("a", 70)]
+    assert not answer(jitserve({"d": 900, "e": 900, "a": 1}, engine), jobs, engine=engine).preempted
+
+
+def test_jitserve_serves_the_densest_decodes_where_not_all_fit():
+    engine = replace(ENGINE, max_num_batched_tokens=1)
+    jobs = [decode("d", 0.05), decode("e", 0.05)]
+    assert tokens(answer(jitserve({"d": 50, "e": 5}, engine), jobs, engine=engine)) == {"e": 1}
+
+
+def test_jitserve_sees_at_the_next_frame_that_a_deadline_has_passed():
+    blocked = decode("d", 0.0, tpot_s=0.005)  # leaves no time for a prompt
+    waits = [prompt("a", 30, due_s=0.5), prompt("b", 30)]
+    for frame, order in ((1, ["b", "a"]), (9, ["a", "b"])):
+        policy = jitserve({"a": 1, "b": 50, "d": 9}, frame_batches=frame)
+        assert tokens(answer(policy, [blocked, *waits])) == {"d": 1}
+        assert list(tokens(answer(policy, waits, now_s=1.0))) == order
+
+
+def test_jitserve_measures_its_steps():
+    # `a`: 400 tokens of prompt at 1 ms, 10 steps; `b`: 10 tokens, 30 steps. Steps of 11 ms favour b, of 200 ms a.
+    jobs = [prompt("a", 400), prompt("b", 10)]
+    quick, slow = (jitserve({"a": 10, "b": 30}, frame_batches=1) for _ in range(2))
+    for _ in range(60):
+        answer(slow, [], last_batch_s=0.2)
+    assert list(tokens(answer(quick, jobs))) == ["b", "a"]
+    assert list(tokens(answer(slow, jobs, last_batch_s=0.2))) == ["a", "b"]
+
+
 def test_scorpio_decodes_by_credit():
     policy = ScorpioPolicy(context())
     jobs = [decode("t", 9.0), decode("l", 9.0, tpot_s=0.15)]
@@ -97,6 +128,13 @@ def test_scorpio_admits_up_to_the_virtual_batch_that_keeps_the_tightest_tpot():
     assert begins(3, 0.05)
     assert not begins(4, 0.05)
     assert begins(6, 0.1)  # 6 halves and 1
+
+
+def test_scorpio_counts_those_it_begins_in_the_same_batch():
+    engine = EngineModel("slow", "by hand", (RooflinePiece(1e-2, 1e-2),))
+    jobs = [*(decode(f"d{k}", 9.0) for k in range(2)), prompt("a", 1), prompt("b", 1), prompt("c", 1)]
+    answered = tokens(answer(ScorpioPolicy(context(engine)), jobs, engine=engine))
+    assert answered == {"d0": 1, "d1": 1, "a": 1, "b": 1}
 
 
 def adaserve(**setting: float) -> AdaServePolicy:
