@@ -33,7 +33,7 @@ class AdaServePolicy:
 
     References
     ----------
-    AdaServe (Li et al., arXiv 2501.12162, sections 4.2 and 4.3).
+    AdaServe (Li et al., arXiv 2501.12162: SLO-customized and throughput-optimized token selection).
     """
 
     name = "adaserve"

@@ -33,7 +33,7 @@ class JitServePolicy:
 
     References
     ----------
-    JITServe (Zhang et al., arXiv 2504.20068, section 4).
+    JITServe (Zhang et al., arXiv 2504.20068: reward density, lengths refined as tokens appear).
     """
 
     name = "jitserve"

@@ -26,8 +26,7 @@ class PrefillFirstPolicy:
 
     References
     ----------
-    vLLM (Kwon et al., SOSP 2023, arXiv 2309.06180, section 4.5); its scheduler up to release 0.2, and later without
-    chunked prefill.
+    vLLM (Kwon et al., SOSP 2023, arXiv 2309.06180: scheduling and preemption), its scheduler without chunked prefill.
     """
 
     name = "prefill-first"

@@ -41,7 +41,7 @@ class QoServePolicy:
 
     References
     ----------
-    Niyama (Goel et al., arXiv 2503.22562, sections 3.3 to 3.5).
+    Niyama (Goel et al., arXiv 2503.22562: dynamic chunking, hybrid prioritization, eager relegation).
     """
 
     name = "qoserve"

@@ -27,7 +27,7 @@ class SarathiPolicy:
 
     References
     ----------
-    Sarathi-Serve (Agrawal et al., OSDI 2024, arXiv 2403.02310, sections 4.1 to 4.3).
+    Sarathi-Serve (Agrawal et al., OSDI 2024, arXiv 2403.02310: stall-free batching, token budget).
     """
 
     name = "sarathi"

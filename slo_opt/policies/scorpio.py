@@ -35,7 +35,7 @@ class ScorpioPolicy:
 
     References
     ----------
-    Scorpio (Tang et al., arXiv 2505.23022, sections 3.2 and 3.3).
+    Scorpio (Tang et al., arXiv 2505.23022: TTFT guard, TPOT guard).
     """
 
     name = "scorpio"
