@@ -126,6 +126,17 @@ _ALL = (
             {"budget_factor": 1.5, "idle_factor": 0.5},
         ),
     ),
+    PolicyEntry(
+        "slos-serve",
+        "SLOs-Serve: admission by the DP, batches of one period, a best-effort tier for bursts",
+        "slo_opt.policies.slos_serve:SlosServePolicy",
+        ({"replan_s": 0.1}, {"replan_s": 0.0}),
+    ),
+    PolicyEntry(
+        "slo-opt",
+        "this project's own: the DP behind bid prices, deadline-sized batches, leads spent where prompts crowd",
+        "slo_opt.policies.slo_opt:SloOptPolicy",
+    ),
 )
 POLICIES = {entry.name: entry for entry in _ALL}
 

@@ -94,6 +94,23 @@ class WaitingQueue:
         heapq.heappush(self._spare, (job.release_s, next(self._count), job))
         return job
 
+    def under_slo(self) -> list[Job]:
+        """All but best-effort jobs, in no order."""
+        return [job for _, _, job in self._heap]
+
+    def remove(self, job: Job) -> None:
+        """Take out a job that is not of best effort."""
+        self._heap = [item for item in self._heap if item[2] is not job]
+        heapq.heapify(self._heap)
+        del self._known[id(job)]
+        self.tokens -= job.left_tokens
+
+    def relegate(self, job: Job) -> None:
+        """Move a job among those of best effort."""
+        self.remove(job)
+        self._known[id(job)] = job
+        heapq.heappush(self._spare, (job.release_s, next(self._count), job))
+
     def first_spare(self) -> Job | None:
         """The best-effort job that came first; None if there is none."""
         return self._spare[0][2] if self._spare else None

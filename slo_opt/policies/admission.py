@@ -1,0 +1,135 @@
+"""The DP at one moment: which of the requests that wait to serve on time."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from slo_opt.domain.engine import EngineModel, prefill_pairs
+from slo_opt.domain.plan import MAX_PLAN_S, admission_problem
+from slo_opt.domain.snapshot import AdmissionSnapshot, Candidate, Decoding
+from slo_opt.domain.speculation import best_draft_lengths
+from slo_opt.policies.interface import EngineSnapshot, Job
+from slo_opt.policies.lengths import LengthPredictor
+from slo_opt.solvers.dp.solver import plan
+
+UNKNOWN_OUTPUT_TOKENS = 256  # assumed where a predictor knows nothing
+MAX_DRAFT_TOKENS = 8
+MIN_VALUE = 1e-9
+
+
+def least_prefill_s(job: Job, engine: EngineModel) -> float:
+    """Engine time, at least, before the next token of a job with tokens to prefill."""
+    left, past = job.known_tokens - job.computed_tokens, job.computed_tokens
+    if left > engine.max_num_batched_tokens:
+        return engine.least_prefill_s(left, past)
+    return engine.batch_time_s(left, prefill_pairs=prefill_pairs(left, past), num_requests=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """States the admission plan of a snapshot and has the DP solve it.
+
+    Parameters
+    ----------
+    lengths : LengthPredictor
+        For the KV blocks of candidates, and the departures of decodes.
+    memory : {"peak", "growth"}
+        See `slo_opt.domain.plan.admission_problem`.
+    greedy : bool
+        Instead of the DP, take candidates by deadline as long as the plan stays feasible: for ablations.
+
+    References
+    ----------
+    SLOs-Serve, arXiv 2504.08784, section 4.
+    """
+
+    lengths: LengthPredictor
+    memory: Literal["peak", "growth"] = "growth"
+    greedy: bool = False
+
+    def remaining_tokens(self, job: Job) -> int:
+        """Output tokens that a job is expected to produce yet, at least 1."""
+        remaining = self.lengths.remaining_tokens(job)
+        return max(1, UNKNOWN_OUTPUT_TOKENS - job.emitted_tokens) if remaining is None else remaining
+
+    def accept(
+        self,
+        snapshot: EngineSnapshot,
+        decodes: Sequence[Job],
+        kept: Iterable[Job],
+        free: Iterable[Job],
+        drafts: dict[float, int] | None = None,
+    ) -> set[Job] | None:
+        """The best set to serve.
+
+        Parameters
+        ----------
+        snapshot : EngineSnapshot
+            The moment and the engine.
+        decodes : sequence of Job
+            Running decodes; they stay.
+        kept : iterable of Job
+            Jobs with tokens to prefill that the plan must serve.
+        free : iterable of Job
+            Jobs with tokens to prefill that it may decline.
+        drafts : dict of float to int or None
+            Tokens a decode step, by TPOT in seconds.
+
+        Returns
+        -------
+        set of Job or None
+            Of `free`; None if not even the kept ones can be served.
+        """
+        jobs = {job.id: job for job in free}
+        candidates = [self._candidate(job, True) for job in kept]
+        candidates += [self._candidate(job, False) for job in jobs.values()]
+        problem = admission_problem(
+            AdmissionSnapshot(snapshot.now_s, tuple(self._decoding(job) for job in decodes), tuple(candidates)),
+            snapshot.engine,
+            memory=self.memory,
+            draft_lengths=drafts,
+            acceptance=snapshot.acceptance,
+        )
+        if self.greedy:
+            chosen = {k for k in range(problem.num_candidates) if problem.mandatory[k]}
+            if problem.check(chosen) is not None:
+                return None
+            for k in range(problem.num_candidates):
+                if k not in chosen and problem.check(chosen | {k}) is None:
+                    chosen.add(k)
+            return {jobs[problem.ids[k]] for k in chosen if problem.ids[k] in jobs}
+        accepted, value, *_ = plan(problem)
+        if value < 0:
+            return None
+        return {jobs[problem.ids[k]] for k in np.flatnonzero(accepted) if problem.ids[k] in jobs}
+
+    def _decoding(self, job: Job) -> Decoding:
+        return Decoding(job.id, min(job.tpot_s, MAX_PLAN_S), job.computed_tokens, self.remaining_tokens(job))
+
+    def _candidate(self, job: Job, mandatory: bool) -> Candidate:
+        return Candidate(
+            id=job.id,
+            due_s=job.due_s,
+            tpot_s=min(job.tpot_s, MAX_PLAN_S),
+            prefill_tokens=job.known_tokens - job.computed_tokens,
+            past_tokens=job.computed_tokens,
+            output_tokens=self.remaining_tokens(job),
+            value=max(job.value, MIN_VALUE),
+            mandatory=mandatory,
+        )
+
+
+def draft_lengths(snapshot: EngineSnapshot, decodes: Sequence[Job]) -> dict[float, int]:
+    """Tokens a decode step, by TPOT, that leave prefills the most time; empty where nothing is drafted."""
+    if snapshot.acceptance <= 0 or not decodes:
+        return {}
+    counts: dict[float, int] = {}
+    for job in decodes:
+        counts[job.tpot_s] = counts.get(job.tpot_s, 0) + 1
+    tiers = sorted(counts)
+    lengths = best_draft_lengths(
+        snapshot.engine, tiers, [counts[tier] for tier in tiers], snapshot.acceptance, MAX_DRAFT_TOKENS
+    )
+    return dict(zip(tiers, lengths, strict=True))
