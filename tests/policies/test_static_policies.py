@@ -42,6 +42,11 @@ def test_prefill_first_leaves_one_percent_of_the_blocks_free():
     assert tokens(answer(PrefillFirstPolicy(context(engine)), [running, prompt("b", 17)], engine=engine)) == {"d": 1}
 
 
+def test_prefill_first_fills_an_idle_engine_to_the_last_block():
+    engine = replace(ENGINE, kv_blocks=200)
+    assert tokens(answer(PrefillFirstPolicy(context(engine)), [prompt("a", 3200)], engine=engine)) == {"a": 3200}
+
+
 def test_prefill_first_begins_no_best_effort_prompt_beside_decodes():
     policy = PrefillFirstPolicy(context())
     assert tokens(answer(policy, [decode("d", 0.0), best_effort(prompt("s", 10))])) == {"d": 1}

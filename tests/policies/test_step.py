@@ -87,6 +87,15 @@ def test_of_two_prompts_that_block_each_other_one_gives_way():
     assert (ids(allocation.preempted), tokens(allocation)) == (["b"], {"a": 16})
 
 
+def test_a_demoted_job_gives_way_as_best_effort_does():
+    state = snapshot([decode("d", 1.0, context=32), decode("e", 0.1, context=32)], engine=FULL)
+    step = Step(state)
+    step.demote(state.running[0])
+    step.decode(step.decodes)
+    allocation = step.allocation()
+    assert (ids(allocation.demoted), ids(allocation.preempted), tokens(allocation)) == (["d"], ["d"], {"e": 1})
+
+
 def test_the_last_in_rank_waits_with_its_blocks_while_others_go_on():
     jobs = [decode("d", 1.0, context=20), decode("e", 0.1, context=32)]
     allocation = answer(SarathiPolicy(context(FULL)), jobs, engine=FULL)

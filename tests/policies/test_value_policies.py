@@ -121,20 +121,21 @@ def test_scorpio_never_rejects_after_the_first_token():
 def test_scorpio_admits_up_to_the_virtual_batch_that_keeps_the_tightest_tpot():
     engine = EngineModel("slow", "by hand", (RooflinePiece(1e-2, 1e-2),))  # 4 tokens in 50 ms
 
-    def begins(decodes: int, tpot_s: float) -> bool:
-        running = [decode(f"d{k}", 9.0, tpot_s=tpot_s) for k in range(decodes)]
-        return "a" in tokens(answer(ScorpioPolicy(context(engine)), [*running, prompt("a", 1)], engine=engine))
+    def ask(halves: int) -> dict[str, int]:
+        loose = [decode(f"l{k}", 9.0, tpot_s=0.1) for k in range(halves)]  # without credit in the first batch
+        jobs = [decode("t", 9.0), *loose, prompt("a", 1), prompt("b", 1)]
+        return tokens(answer(ScorpioPolicy(context(engine)), jobs, engine=engine))
 
-    assert begins(3, 0.05)
-    assert not begins(4, 0.05)
-    assert begins(6, 0.1)  # 6 halves and 1
+    assert ask(6) == {"t": 1}  # 1 + 6 / 2 and another
+    assert ask(4) == {"t": 1, "a": 1}
+    assert ask(2) == {"t": 1, "a": 1, "b": 1}
 
 
-def test_scorpio_counts_those_it_begins_in_the_same_batch():
-    engine = EngineModel("slow", "by hand", (RooflinePiece(1e-2, 1e-2),))
-    jobs = [*(decode(f"d{k}", 9.0) for k in range(2)), prompt("a", 1), prompt("b", 1), prompt("c", 1)]
-    answered = tokens(answer(ScorpioPolicy(context(engine)), jobs, engine=engine))
-    assert answered == {"d0": 1, "d1": 1, "a": 1, "b": 1}
+def test_scorpio_serves_the_highest_credit_first_where_not_all_fit():
+    engine = replace(ENGINE, max_num_batched_tokens=1)
+    policy = ScorpioPolicy(context(engine))
+    jobs = [decode("d", 9.0), decode("e", 9.0)]
+    assert [tokens(answer(policy, jobs, engine=engine)) for _ in range(3)] == [{"d": 1}, {"e": 1}, {"d": 1}]
 
 
 def adaserve(**setting: float) -> AdaServePolicy:
@@ -160,6 +161,13 @@ def test_adaserve_gives_idle_tokens_to_the_shortest_drafts_after_prompts():
     assert tokens(answer(adaserve(idle_factor=0.3), jobs, acceptance=0.8)) == {"d": 3, "e": 2}
     with_prompt = tokens(answer(adaserve(idle_factor=0.3), [*jobs, prompt("a", 2)], acceptance=0.8))
     assert with_prompt == {"d": 2, "e": 1, "a": 2}
+
+
+def test_adaserve_gives_idle_tokens_to_nobody_who_has_drafts_while_others_have_none():
+    jobs = [decode("late", -0.03), decode("d", 9.0), decode("e", 9.0)]
+    # 0.36 times 50 ms hold 8 tokens: 4 of them are needed, 2 decode, 2 are left.
+    counts = tokens(answer(adaserve(idle_factor=0.3601), jobs, acceptance=0.8, last_batch_s=0.05))
+    assert counts == {"late": 4, "d": 2, "e": 2}
 
 
 def test_adaserve_without_a_draft_model_is_sarathi():
