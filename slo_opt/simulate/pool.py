@@ -2,6 +2,7 @@
 
 import multiprocessing
 import signal
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -158,6 +159,13 @@ def _over_processes(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, Ou
             process.join()
 
 
+def _reach(address: str) -> None:
+    """Fail within seconds where nobody listens: Ray itself tries for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5.0).close()
+
+
 def _over_ray(tasks: Sequence[Task], address: str, jobs: int) -> Iterator[tuple[Task, Outcome]]:
     try:
         import ray
@@ -167,11 +175,12 @@ def _over_ray(tasks: Sequence[Task], address: str, jobs: int) -> Iterator[tuple[
         return
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
+        _reach(address)
         if address == LOCAL:
             ray.init(num_cpus=jobs, include_dashboard=False, **options)
         else:
             ray.init(address=address, **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise InvalidInputError(f"--ray {address}: cannot be reached ({error}); expected HOST:PORT or local") from None
     try:
         remote = ray.remote(num_cpus=1)(perform)

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from slo_opt.domain.errors import SolverNotAvailableError
+from slo_opt.domain.errors import InvalidInputError, SolverNotAvailableError
 from slo_opt.simulate.pool import Pool, run_tasks
 from slo_opt.simulate.results_file import ResultsFile
 from slo_opt.simulate.tasks import Task
@@ -40,3 +40,10 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with ResultsFile(None) as results, pytest.raises(SolverNotAvailableError, match=r"slo-opt\[ray\]"):
         run_tasks(tasks(), Pool(1, "local"), results)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nonsense"])
+def test_an_address_where_nobody_listens_is_refused(address: str):
+    pytest.importorskip("ray", reason="ray is not installed")
+    with ResultsFile(None) as results, pytest.raises(InvalidInputError, match=f"--ray {address}: cannot be reached"):
+        run_tasks(tasks(), Pool(1, address), results)
