@@ -1,5 +1,6 @@
 """Earliest deadline first, over tokens."""
 
+from slo_opt.policies.budget import tightest_tpot_s
 from slo_opt.policies.interface import Allocation, EngineSnapshot, Job
 from slo_opt.policies.registry import PolicyContext
 from slo_opt.policies.step import Step
@@ -14,7 +15,8 @@ class EdfPolicy:
     ahead of their pace make room for large chunks. Nothing is dropped, so under overload late requests delay others.
 
     Chosen here: a decode that is late whatever happens counts as due one TPOT from now, or its lateness would stop
-    all prompts; where KV is short the latest deadline gives way.
+    all prompts; where KV is short the latest deadline gives way; best effort makes no batch longer than the tightest
+    TPOT, since whoever arrives has to wait for it.
 
     Parameters
     ----------
@@ -29,6 +31,7 @@ class EdfPolicy:
     name = "edf"
 
     def __init__(self, context: PolicyContext) -> None:
+        self._spare_s = tightest_tpot_s(context)
         self._queue = WaitingQueue(due)
 
     def decide(self, snapshot: EngineSnapshot) -> Allocation:
@@ -42,7 +45,7 @@ class EdfPolicy:
         step.decode(decodes)
         slack_s = step.slack_s()
         step.prefill(queue, slack_s)
-        step.serve_spare(queue, step.until_due_s(slack_s))
+        step.serve_spare(queue, min(self._spare_s, step.until_due_s(slack_s)))
         return step.allocation()
 
 

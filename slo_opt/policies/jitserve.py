@@ -1,5 +1,6 @@
 """JITServe (first published as Tempo): the most reward for the time it takes, on imprecise lengths."""
 
+from slo_opt.policies.budget import tightest_tpot_s
 from slo_opt.policies.interface import Allocation, EngineSnapshot, Job
 from slo_opt.policies.registry import PolicyContext
 from slo_opt.policies.step import Step
@@ -19,8 +20,9 @@ class JitServePolicy:
 
     Chosen here: the reward is the value of attaining the request, since a request counts as a whole; running decodes
     are all served, in chunks of prompts that end before one of them is late, which is the just-in-time share; a request
-    is displaced for its density once at most, so that it ends; requests are not grouped by input length. The paper
-    estimates lengths by upper quantiles: give it such a predictor.
+    is displaced for its density once at most, so that it ends; requests are not grouped by input length; late decodes
+    and best effort are handled as in `EdfPolicy`. The paper estimates lengths by upper quantiles: give it such a
+    predictor.
 
     Parameters
     ----------
@@ -46,6 +48,7 @@ class JitServePolicy:
         most = engine.max_num_batched_tokens
         self._token_s = engine.batch_time_s(most, num_requests=1) / most
         self._step_s = engine.batch_time_s(1, num_requests=1)
+        self._spare_s = tightest_tpot_s(context)
         self._now_s = 0.0
         self._batches = 0
         self._queue = WaitingQueue(self._key)
@@ -82,7 +85,7 @@ class JitServePolicy:
         step.decode(step.decodes)
         slack_s = step.slack_s()
         step.prefill(queue, slack_s)
-        step.serve_spare(queue, step.until_due_s(slack_s))
+        step.serve_spare(queue, min(self._spare_s, step.until_due_s(slack_s)))
         return step.allocation()
 
     def _preempt_for_first(self, step: Step) -> None:

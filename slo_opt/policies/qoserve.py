@@ -3,7 +3,7 @@
 import math
 
 from slo_opt.domain.errors import InvalidInputError
-from slo_opt.policies.budget import tightest_budget
+from slo_opt.policies.budget import tightest_budget, tightest_tpot_s
 from slo_opt.policies.interface import Allocation, EngineSnapshot, Job
 from slo_opt.policies.registry import PolicyContext
 from slo_opt.policies.step import Step
@@ -20,8 +20,7 @@ class QoServePolicy:
 
     Chosen here: the load is high when the prompts that wait would together, at the engine's rate, pass the first
     deadline among the first in line; that rate is the one of batches which keep the tightest TPOT. The batch time comes
-    from the engine model, not from a learned predictor. A decode that is late whatever happens counts as due one TPOT
-    from now.
+    from the engine model, not from a learned predictor. Late decodes and best effort are handled as in `EdfPolicy`.
 
     Parameters
     ----------
@@ -56,6 +55,7 @@ class QoServePolicy:
         self._alphas_s = (calm_alpha_ms / 1e3, alpha_ms / 1e3)
         self._alpha_s = self._alphas_s[0]
         self._margin = margin
+        self._spare_s = tightest_tpot_s(context)
         self._queue = WaitingQueue(self._key)
 
     def _key(self, job: Job) -> float:
@@ -72,7 +72,7 @@ class QoServePolicy:
         step.decode(step.decodes)
         slack_s = step.slack_s() / self._margin
         step.prefill(queue, slack_s)
-        step.serve_spare(queue, step.until_due_s(slack_s))
+        step.serve_spare(queue, min(self._spare_s, step.until_due_s(slack_s)))
         return step.allocation()
 
     def _hopeless(self, job: Job, now_s: float) -> bool:

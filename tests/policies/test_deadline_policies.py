@@ -35,8 +35,9 @@ def test_edf_passes_from_a_begun_prompt_to_a_more_urgent_one():
 
 
 def test_edf_gives_best_effort_what_is_left_before_the_next_deadline():
-    jobs = [decode("d", 0.05), best_effort(prompt("s", 400))]
-    assert tokens(answer(EdfPolicy(context()), jobs)) == {"d": 1, "s": 39}
+    jobs = [decode("d", 0.041), best_effort(prompt("s", 400))]
+    assert tokens(answer(EdfPolicy(context()), jobs)) == {"d": 1, "s": 30}
+    assert tokens(answer(EdfPolicy(context()), [decode("d", 0.9), jobs[1]])) == {"d": 1, "s": 39}
     assert tokens(answer(EdfPolicy(context()), [prompt("a", 20, due_s=0.03), jobs[1]])) == {"a": 20}
     assert tokens(answer(EdfPolicy(context()), [jobs[1]])) == {"s": 400}
 

@@ -115,8 +115,8 @@ def test_a_prompt_in_part_keeps_the_blocks_that_it_still_needs():
 
 
 def test_best_effort_decodes_stop_where_they_would_make_another_late():
-    jobs = [decode("d", 0.0505), *(best_effort(decode(f"s{k}", 0.0)) for k in range(60))]
-    assert len(tokens(answer(EdfPolicy(context()), jobs))) == 40
+    jobs = [decode("d", 0.0405), *(best_effort(decode(f"s{k}", 0.0)) for k in range(60))]
+    assert len(tokens(answer(EdfPolicy(context()), jobs))) == 30
 
 
 def test_best_effort_is_served_where_nothing_else_is_however_little_time_is_given():
