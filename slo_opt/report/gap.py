@@ -7,9 +7,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from slo_opt.analysis.solve import SERVABLE
 from slo_opt.report.table import new_table, percent
 
 _MAX_CLASSES = 12
+_UNPROVED = " *"
 
 
 def load_name(row: Mapping[str, Any]) -> str:
@@ -62,7 +64,7 @@ def _loads(document: Mapping[str, Any], loads: list[Mapping[str, Any]]) -> Table
     )
     table.add_row("offered", *(_count(row["offered"]) for row in loads), style="dim")
     if bounded:
-        table.add_row("bound", *(_count(row["bound"]) for row in loads), style="dim")
+        table.add_row("bound", *(_count(row["bound"]) + _UNPROVED * _unproved(row) for row in loads), style="dim")
     table.add_section()
     for policy in document["policies"]:
         cells = []
@@ -99,7 +101,17 @@ def _meaning(document: Mapping[str, Any]) -> Text:
     text = Text("No schedule exceeds the bound, clairvoyant ones included. ", style="bold")
     text.append("What a policy lacks is the information gap, less what the bound is too high by. ", style="not bold")
     text.append(f"Execution gap: {document['gaps']['execution']}.", style="not bold")
+    if any(map(_unproved, document["loads"])):
+        text.append(
+            f"\n{_UNPROVED.strip()} Nothing less was proved within the time limit than what an idle engine could attain.",
+            style="not bold",
+        )
     return text
+
+
+def _unproved(row: Mapping[str, Any]) -> bool:
+    """Whether the bound counts what an idle engine could attain, and more time might prove less."""
+    return bool(row["bound_by"] == SERVABLE and row["bound_status"] != "optimal")
 
 
 def _count(value: float | None) -> str:

@@ -9,7 +9,7 @@ from slo_opt.report import figure as look
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_LINES = (look.DECODE, look.PREFILL, look.LATE, look.DECLINED, look.MUTED, "#6b4c9a", "#8c6d31", "#d17b9f")
+_LINES = (look.PREFILL, look.DECODE, look.LATE, look.DECLINED, look.MUTED, "#6b4c9a", "#8c6d31", "#d17b9f")
 _MARKERS = "osD^vPX*"
 _OURS = "slo-opt"
 
@@ -62,6 +62,7 @@ def _draw_curves(axes: "Axes", document: Mapping[str, Any]) -> None:
             [y for _, y in points],
             color=colour,
             linewidth=2.2 if policy == _OURS else 1.3,
+            linestyle="--" if number >= len(_LINES) and policy != _OURS else "-",
             marker=marker,
             markersize=4,
             label=policy,

@@ -102,7 +102,10 @@ def find_capacity(workload: Workload, policy: str, options: CapacityOptions | No
     began_s = time.perf_counter()
     settings = policy_entry(policy).settings
     guess = _guess(workload, options.simulation.acceptance > 0)
-    lowest = min(max(guess / _RANGE, _LEAST_REQUESTS / workload.duration_s), guess)
+    lowest = guess / _RANGE
+    if not workload.windowed:
+        lowest = max(lowest, _LEAST_REQUESTS / workload.duration_s)
+        guess = max(guess, lowest)
     simulation = replace(options.simulation, seed=workload.seed)
     probes: list[dict[str, Any]] = []
     passed: dict[tuple[int, float], tuple[Run, Verdict]] = {}

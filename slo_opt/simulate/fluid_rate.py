@@ -19,7 +19,8 @@ def fluid_rate(instance: Instance) -> float:
     SLOs-Serve, arXiv 2504.08784, section 3 (fluid form of the budget).
     """
     engine = instance.engine
-    step_s = min(instance.tpot_s(stage) for request in instance.requests for stage in request.stages)
+    tightest_s = min(instance.tpot_s(stage) for request in instance.requests for stage in request.stages)
+    step_s = max(tightest_s, 1.5 * engine.batch_time_s(1))  # some class may be out of reach
     budget = max(engine.max_tokens_within(step_s), 1)
     full_s = engine.batch_time_s(budget)
     work_s = seconds = block_seconds = 0.0

@@ -78,7 +78,7 @@ class Workload:
     def trace(self) -> Trace:
         """The requests with their SLOs, arrivals from 0."""
         if self.scenario != _MIXED:
-            return self._part(self.scenario, self.rate, windowed=True)
+            return self._part(self.scenario, self.rate, windowed=self.windowed)
         parts = list(SCENARIOS[_MIXED].parts)
         return merge(_MIXED, [self._part(part, self.rate / len(parts), windowed=False) for part in parts])
 
@@ -107,6 +107,11 @@ class Workload:
         return None if self.data_dir is None else data_digest(self.data_dir, self._parts)
 
     @property
+    def windowed(self) -> bool:
+        """Whether it is a window of a trace, with the same requests at every rate."""
+        return self.data_dir is not None and self.scenario in DATA and DATA[self.scenario].windowed
+
+    @property
     def _parts(self) -> tuple[str, ...]:
         return tuple(SCENARIOS[_MIXED].parts) if self.scenario == _MIXED else (self.scenario,)
 
@@ -115,7 +120,6 @@ class Workload:
         count = max(1, round(rate * self.duration_s))
         if self.data_dir is None or name not in DATA:
             return _thinned(name, self.engine, rate, count, self.duration_s, self.seed)
-        windowed = windowed and DATA[name].windowed
         span_s = self.duration_s if windowed else None
         whole = _assigned(name, self.engine, self.data_dir, self.seed, span_s)
         if windowed:

@@ -97,7 +97,7 @@ def test_a_run_that_the_checker_counts_differently_is_refused(run: Run):
         confirmed(losing(run, range(3, 4)))
 
 
-@pytest.mark.parametrize(("scenario", "policy"), [("coder", "vllm-fcfs"), ("polyserve", "edf"), ("toolllm", "sarathi")])
+@pytest.mark.parametrize(("scenario", "policy"), [("coder", "vllm-fcfs"), ("mixed", "edf"), ("toolllm", "sarathi")])
 def test_the_claims_of_a_capacity_hold(scenario: str, policy: str):
     workload = Workload(scenario, engine_named("opt-6.7b-a100"), 1.0, 20.0, seed=1)
     found = find_capacity(workload, policy, CapacityOptions(tolerance=0.1))
@@ -139,3 +139,8 @@ def test_a_workload_that_nothing_can_attain_is_refused():
     slow = EngineModel("slow", "", (RooflinePiece(1e-4, 2.0),))
     with pytest.raises(InvalidInputError, match="can attain any of"):
         find_capacity(Workload("polyserve", slow, 1.0, 20.0), "vllm-fcfs")
+
+
+def test_a_rate_is_never_judged_by_a_handful_of_requests():
+    found = find_capacity(Workload("polyserve", engine_named("opt-6.7b-a100"), 1.0, 20.0), "edf")
+    assert min(probe["rate"] for probe in found.probes) * 20.0 >= 20
