@@ -103,7 +103,7 @@ def _meaning(document: Mapping[str, Any]) -> Text:
     text.append(f"Execution gap: {document['gaps']['execution']}.", style="not bold")
     if any(map(_unproved, document["loads"])):
         text.append(
-            f"\n{_UNPROVED.strip()} Nothing less was proved within the time limit than what an idle engine could attain.",
+            f"\n{_UNPROVED.strip()} Within the time limit nothing less was proved than what an idle engine attains.",
             style="not bold",
         )
     return text
