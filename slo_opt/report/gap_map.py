@@ -50,7 +50,7 @@ def _draw_curves(axes: "Axes", document: Mapping[str, Any]) -> None:
     rows = document["loads"]
     loads = [row["load"] for row in rows]
     if document["no_bound"] is None:
-        bounds = [100 * row["bound"] / row["offered_value"] for row in rows]
+        bounds = [100 * row["bound"] / (row["offered_value"] or 1.0) for row in rows]
         axes.fill_between(loads, bounds, 100, color=look.PALE, linewidth=0)
         axes.plot(loads, bounds, color=look.INK, linewidth=2.2, label="bound")
     for number, (policy, shares) in enumerate(zip(document["policies"], _shares(document, "of_offered"), strict=True)):
