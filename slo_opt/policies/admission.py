@@ -1,5 +1,6 @@
 """The DP at one moment: which of the requests that wait to serve on time."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +13,7 @@ from slo_opt.domain.snapshot import AdmissionSnapshot, Candidate, Decoding
 from slo_opt.domain.speculation import best_draft_lengths
 from slo_opt.policies.interface import EngineSnapshot, Job
 from slo_opt.policies.lengths import LengthPredictor
+from slo_opt.policies.pace import Pace
 from slo_opt.solvers.dp.solver import plan
 
 UNKNOWN_OUTPUT_TOKENS = 256  # assumed where a predictor knows nothing
@@ -61,6 +63,7 @@ class Admission:
         kept: Iterable[Job],
         free: Iterable[Job],
         drafts: dict[float, int] | None = None,
+        pace: Pace | None = None,
     ) -> set[Job] | None:
         """The best set to serve.
 
@@ -76,6 +79,8 @@ class Admission:
             Jobs with tokens to prefill that it may decline.
         drafts : dict of float to int or None
             Tokens a decode step, by TPOT in seconds.
+        pace : Pace or None
+            How fast decodes really are: they depart from the plan as early as that. None: at the pace of their SLO.
 
         Returns
         -------
@@ -86,7 +91,7 @@ class Admission:
         candidates = [self._candidate(job, True) for job in kept]
         candidates += [self._candidate(job, False) for job in jobs.values()]
         problem = admission_problem(
-            AdmissionSnapshot(snapshot.now_s, tuple(self._decoding(job) for job in decodes), tuple(candidates)),
+            AdmissionSnapshot(snapshot.now_s, tuple(self._decoding(job, pace) for job in decodes), tuple(candidates)),
             snapshot.engine,
             memory=self.memory,
             draft_lengths=drafts,
@@ -105,8 +110,11 @@ class Admission:
             return None
         return {jobs[problem.ids[k]] for k in np.flatnonzero(accepted) if problem.ids[k] in jobs}
 
-    def _decoding(self, job: Job) -> Decoding:
-        return Decoding(job.id, min(job.tpot_s, MAX_PLAN_S), job.computed_tokens, self.remaining_tokens(job))
+    def _decoding(self, job: Job, pace: Pace | None) -> Decoding:
+        tpot_s, remaining = min(job.tpot_s, MAX_PLAN_S), self.remaining_tokens(job)
+        if pace is not None:
+            remaining = math.ceil(remaining * pace.of(tpot_s) / tpot_s)
+        return Decoding(job.id, tpot_s, job.computed_tokens, remaining)
 
     def _candidate(self, job: Job, mandatory: bool) -> Candidate:
         return Candidate(

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from slo_opt.domain.engine import EngineModel, prefill_pairs
 
-KV_SLACK = 1.5  # decodes run ahead of their pace and leave early
-
 
 class BidPrices:
     """Shadow prices of engine time and KV memory over a sliding window.
@@ -38,7 +36,7 @@ class BidPrices:
         self._window_s = window_s
         self._load = load
         fixed_s = np.array([piece.base_s + engine.host_s for piece in engine.pieces])
-        self._supply = np.append(np.maximum(1 - fixed_s / period_s, 0.05), KV_SLACK * engine.kv_blocks)
+        self._supply = np.append(np.maximum(1 - fixed_s / period_s, 0.05), float(engine.kv_blocks))
         self._per_token_s = np.array([piece.per_token_s for piece in engine.pieces])
         self._recent: deque[tuple[float, float, NDArray[np.float64]]] = deque()
         self._began_s: float | None = None

@@ -130,7 +130,12 @@ _ALL = (
         "slos-serve",
         "SLOs-Serve: admission by the DP, batches of one period, a best-effort tier for bursts",
         "slo_opt.policies.slos_serve:SlosServePolicy",
-        ({"replan_s": 0.1}, {"replan_s": 0.0}),
+        (
+            {"replan_s": 0.1, "growth": False},
+            {"replan_s": 0.0, "growth": False},
+            {"replan_s": 0.1, "growth": True},
+            {"replan_s": 0.0, "growth": True},
+        ),
     ),
     PolicyEntry(
         "slo-opt",

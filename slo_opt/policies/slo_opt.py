@@ -6,17 +6,21 @@ from collections.abc import Sequence
 from slo_opt.domain.engine import prefill_pairs
 from slo_opt.policies.admission import Admission, draft_lengths, least_prefill_s
 from slo_opt.policies.bid_price import BidPrices
+from slo_opt.policies.budget import tightest_tpot_s
 from slo_opt.policies.edf import due
 from slo_opt.policies.interface import Allocation, EngineSnapshot, Job
 from slo_opt.policies.margin import Margin
+from slo_opt.policies.pace import Pace
 from slo_opt.policies.registry import PolicyContext
 from slo_opt.policies.reservation import Reservation
 from slo_opt.policies.step import Step
+from slo_opt.policies.typical_slack import TypicalSlack
 from slo_opt.policies.waiting import WaitingQueue
 
 REPLAN_S = 0.05  # declined requests are considered again after this long
 
 
+SHORTEST_TTFTS = 3  # shorter batches, in zero-load TTFTs of one token, waste too much on their fixed cost
 SEATS = 0.9  # share of max_num_seqs from which seats count as short
 
 
@@ -29,7 +33,7 @@ class SloOptPolicy:
     3. The DP picks the best set among those that wait and those whose prompts have begun; who is left out waits for the
        next plan, until it is hopeless. A prompt that has begun may be given up for better ones.
     4. A batch takes the decodes and, in deadline order, as much of the prompts as lets it end before the first deadline
-       of a token, and within a few zero-load TTFTs, so that whoever arrives meanwhile is not late.
+       of a token, and within a the slack of typical arrivals, so that whoever comes meanwhile is not late.
     5. Without prompts, decodes run ahead of their pace. Where prompts crowd, decodes with a lead sit out.
     6. Best effort gets what is left once all decodes have a lead.
 
@@ -37,8 +41,8 @@ class SloOptPolicy:
     ----------
     context : PolicyContext
         Engine, classes, length knowledge.
-    cap_ttfts : float
-        Longest batch, in zero-load TTFTs of one token.
+    cap_quantile : float
+        No batch lasts longer than the slack that this share of the arrivals falls short of.
     lead_s : float
         In a crowd, decodes due later than this sit out; best effort is served when all are.
     crowd_s : float
@@ -67,9 +71,9 @@ class SloOptPolicy:
     def __init__(
         self,
         context: PolicyContext,
-        cap_ttfts: float = 5.0,
-        lead_s: float = 1.0,
-        crowd_s: float = 0.05,
+        cap_quantile: float = 0.1,
+        lead_s: float = 1.5,
+        crowd_s: float = 0.1,
         window_s: float = 30.0,
         load: float = 1.0,
         give_up: bool = True,
@@ -79,15 +83,17 @@ class SloOptPolicy:
     ) -> None:
         self._admission = Admission(context.lengths, greedy=greedy)
         self._lengths = context.lengths
-        self._cap_s = cap_ttfts * context.engine.zero_load_ttft_s(1)
+        self._least_s = context.engine.zero_load_ttft_s(1)
+        self._slack = TypicalSlack(cap_quantile, 5 * self._least_s)
         self._lead_s = lead_s
         self._crowd_s = crowd_s
         self._give_up = give_up
         self._best_effort = best_effort
         self._speculate = speculate
-        period_s = min(slo.tpot_ms for slo in context.slo_classes.values()) / 1000
+        period_s = max(tightest_tpot_s(context), 1.5 * self._least_s)
         self._bids = BidPrices(context.engine, period_s, window_s, load) if window_s else None
         self._margin = Margin()
+        self._pace = Pace()
         self._queue = WaitingQueue(due)
         self._accepted: set[Job] = set()
         self._worthy: set[Job] = set()
@@ -99,6 +105,7 @@ class SloOptPolicy:
         for end in snapshot.finished:
             self._lengths.observe(end)
         self._margin.learn(snapshot.last_batch_s)
+        self._pace.learn(snapshot.last_batch_s)
         step = Step(snapshot, rank=due)
         self._queue.sync(snapshot.waiting)
         self._relegate(snapshot, step)
@@ -108,6 +115,7 @@ class SloOptPolicy:
             self._admit(snapshot, step, waiting, drafts)
         allocation = self._form(snapshot, step, waiting, drafts)
         self._margin.expect(step.batch.time_s if allocation.tokens else None)
+        self._pace.expect(len(step.decodes), sum([job.decoding for job, _ in allocation.tokens]))
         if waiting and not allocation.tokens:
             allocation.wake_s = snapshot.now_s + REPLAN_S
         return allocation
@@ -115,15 +123,26 @@ class SloOptPolicy:
     def _relegate(self, snapshot: EngineSnapshot, step: Step) -> None:
         """Make best effort of whom no batch could serve in time."""
         now_s, engine, factor = snapshot.now_s, snapshot.engine, self._margin.factor
-        for job in [job for job in step.decodes if job.missed]:
+        for job in [job for job in step.decodes if job.missed or self._too_slow(snapshot, job)]:
             step.demote(job)
         for job in list(step.prefills):
             if job.missed or now_s + factor * least_prefill_s(job, engine) > job.due_s:
                 step.demote(job)
         for job in self._queue.under_slo():
-            if job.missed or now_s + factor * least_prefill_s(job, engine) > job.due_s:
+            late = job.missed or now_s + factor * least_prefill_s(job, engine) > job.due_s
+            if late or self._too_slow(snapshot, job):
                 self._queue.relegate(job)
                 step.demoted.append(job)
+
+    def _too_slow(self, snapshot: EngineSnapshot, job: Job) -> bool:
+        """Whether the engine cannot keep the pace of a job's tokens, even alone."""
+        if job.tpot_s > 2 * self._least_s or snapshot.acceptance > 0:
+            return False  # the usual case, at no cost
+        engine = snapshot.engine
+        step_s = engine.batch_time_s(1, decode_context_tokens=job.known_tokens, num_requests=1)
+        steps = self._admission.remaining_tokens(job) - 1
+        begins_s = step_s if job.decoding else least_prefill_s(job, engine)
+        return snapshot.now_s + begins_s + steps * (step_s - job.tpot_s) > job.due_s
 
     def _admit(self, snapshot: EngineSnapshot, step: Step, waiting: list[Job], drafts: dict[float, int]) -> None:
         """Have the DP choose anew if somebody came, or if it is time to ask again."""
@@ -132,10 +151,13 @@ class SloOptPolicy:
             return
         self._plan_at_s = snapshot.now_s + REPLAN_S
         self._seen = set(waiting)
+        for job in new:
+            if not job.emitted_tokens:
+                self._slack.arrived(job.first_due_s - job.release_s - least_prefill_s(job, snapshot.engine))
         worthy = self._priced(snapshot, waiting, new)
         kept = [job for job in (*step.prefills, *waiting) if not self._give_up or _committed(job)]
         free = [job for job in (*step.prefills, *worthy) if job not in set(kept)]
-        accepted = self._admission.accept(snapshot, step.decodes, kept, free, drafts)
+        accepted = self._admission.accept(snapshot, step.decodes, kept, free, drafts, self._pace)
         self._accepted = set(kept) | (accepted or set())
         self._worthy = set(worthy)
         if accepted is not None:
@@ -148,7 +170,7 @@ class SloOptPolicy:
             return waiting
         usage = {
             job: self._bids.usage(
-                job.left_tokens, job.computed_tokens, self._admission.remaining_tokens(job), job.tpot_s
+                job.left_tokens, job.computed_tokens, self._admission.remaining_tokens(job), self._pace.of(job.tpot_s)
             )
             for job in waiting
         }
@@ -172,7 +194,8 @@ class SloOptPolicy:
             step.speculate(job, drafts.get(job.tpot_s, 1))
         if not drafts:
             step.decode(chosen)
-        limit_s = min(limit_s, now_s + self._cap_s * factor)
+        cap_s = max(self._slack.seconds, SHORTEST_TTFTS * self._least_s)
+        limit_s = min(limit_s, now_s + cap_s)
         reserved: Reservation | None = None
         for job in queue:
             if not batch.tokens_left or not batch.seqs_left:
@@ -197,7 +220,7 @@ class SloOptPolicy:
             step.decode(step.decodes)  # no prompt could begin after all
         lead_s = min((job.due_s for job in step.decodes), default=math.inf) - now_s
         if not batch.entries or (self._best_effort and not queue and lead_s > self._lead_s):
-            step.serve_spare(self._queue, min(self._cap_s, (limit_s - now_s) / factor))
+            step.serve_spare(self._queue, min(cap_s, limit_s - now_s) / factor)
         return step.allocation()
 
     def _decodes(self, snapshot: EngineSnapshot, step: Step, queue: list[Job]) -> tuple[Sequence[Job], float]:
@@ -206,8 +229,10 @@ class SloOptPolicy:
         count = len(decodes)
         limit_s = min([job.due_s for job in decodes], default=math.inf)
         chosen: Sequence[Job] = decodes
-        # Where seats are short, who sits out keeps others from beginning.
-        if queue and count and len(snapshot.running) + len(queue) < SEATS * engine.max_num_seqs:
+        # Where seats or KV blocks are short, who sits out keeps others from beginning.
+        room = len(snapshot.running) + len(queue) < SEATS * engine.max_num_seqs
+        room = room and snapshot.free_kv_blocks > (1 - SEATS) * engine.kv_blocks
+        if queue and count and room:
             context = sum([job.computed_tokens for job in decodes])
             whole_s = engine.batch_time_s(count, decode_context_tokens=context, num_requests=count)
             share = max(0.1, 1 - whole_s / max(limit_s - now_s, whole_s))

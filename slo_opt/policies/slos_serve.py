@@ -4,6 +4,7 @@ import math
 
 from slo_opt.domain.speculation import tokens_per_step
 from slo_opt.policies.admission import Admission, draft_lengths, least_prefill_s
+from slo_opt.policies.budget import tightest_tpot_s
 from slo_opt.policies.edf import due
 from slo_opt.policies.interface import Allocation, EngineSnapshot, Job, Standing
 from slo_opt.policies.registry import PolicyContext
@@ -32,6 +33,8 @@ class SlosServePolicy:
         Engine, classes, length knowledge.
     replan_s : float
         Longest wait for a plan; 0.1 in the paper, 0 plans at every arrival.
+    growth : bool
+        Running decodes hold KV blocks as they grow and until they depart, not their peak throughout as in the paper.
     dynamic : bool
         Batches sized by the period; otherwise `fixed_tokens` a batch: the paper's ablation of dynamic batch sizes.
     fixed_tokens : int
@@ -54,15 +57,18 @@ class SlosServePolicy:
         self,
         context: PolicyContext,
         replan_s: float = 0.1,
+        growth: bool = False,
         dynamic: bool = True,
         fixed_tokens: int = 512,
         greedy: bool = False,
         best_effort: bool = True,
         speculate: bool = True,
     ) -> None:
-        self._admission = Admission(context.lengths, memory="peak", greedy=greedy)
+        self._admission = Admission(context.lengths, memory="growth" if growth else "peak", greedy=greedy)
         self._lengths = context.lengths
-        self._tightest_s = min(slo.tpot_ms for slo in context.slo_classes.values()) / 1000
+        # A tier faster than the engine's step is always declined; its period would leave no time for anybody.
+        self._shortest_s = 1.2 * context.engine.zero_load_ttft_s(1)
+        self._tightest_s = max(tightest_tpot_s(context), self._shortest_s)
         self._replan_s = replan_s
         self._dynamic = dynamic
         self._fixed_tokens = fixed_tokens
@@ -123,7 +129,7 @@ class SlosServePolicy:
         periods = {job.tpot_s: job.tpot_s for job in step.decodes}
         for tpot_s, length in drafts.items():
             periods[tpot_s] = tpot_s * tokens_per_step(length, snapshot.acceptance)
-        period_s = min(periods.values(), default=self._tightest_s)
+        period_s = max(min(periods.values(), default=self._tightest_s), self._shortest_s)
         horizon_s = now_s + 2 * period_s
         chosen = [job for job in step.decodes if job.due_s <= horizon_s]
         chosen.sort(key=due)
