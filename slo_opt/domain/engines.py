@@ -26,6 +26,14 @@ _ENGINES = (
         max_model_len=2048,
     ),
     EngineModel(
+        name="opt-6.7b-a100-draft",
+        source="coefficients quoted by SLOs-Serve (arXiv 2504.08784) for OPT-6.7B with an OPT-125M draft on A100; the "
+        "KV cache of the draft is not counted",
+        pieces=(RooflinePiece(6.878e-5, 2.480e-2, 1.249e-6), RooflinePiece(7.523e-5, 3.033e-3, 3.465e-3)),
+        kv_blocks=_kv_blocks(1, 12.4 + 0.25, 512),
+        max_model_len=2048,
+    ),
+    EngineModel(
         name="llama-3-8b-a100",
         source=_VIDUR.format(r2=0.9996),
         pieces=(RooflinePiece(0.0334984e-3, 11.0555e-3), RooflinePiece(0.0684091e-3, 7.15099e-3)),

@@ -125,7 +125,7 @@ def test_unknown_engine_suggests_one():
 
 
 def test_engines_name_their_source():
-    assert len(ENGINES) == 5
+    assert len(ENGINES) == 6
     for name, engine in ENGINES.items():
         assert engine.name == name
         assert len(engine.source) > 20
@@ -168,3 +168,16 @@ def test_figures_of_opt():
     assert engine.max_model_len == 2048
     # 80 GiB at 90 %, 12.4 GiB of weights, 2 GiB of activations; 32 layers x 2 x 4096 x 2 bytes = 512 KiB a token.
     assert engine.kv_blocks == int((72 - 2 - 12.4) * 1024**2 / 512 / 16)
+
+
+def test_a_draft_model_costs_time_a_step_and_memory():
+    plain, draft = engine_named("opt-6.7b-a100"), engine_named("opt-6.7b-a100-draft")
+    rates = [(piece.per_token_s, piece.base_s) for piece in plain.pieces]
+    assert [(piece.per_token_s, piece.base_s) for piece in draft.pieces] == rates
+    assert draft.batch_time_s(300) == plain.batch_time_s(300) == pytest.approx(0.045434)
+    # Three drafted tokens: the first piece 45.438 ms, the second 25.602 + 3 * 3.465 ms.
+    assert draft.batch_time_s(300, draft_steps=3) == pytest.approx(0.045437747)
+    # With 600 tokens: 66.072 against 48.171 + 3 * 3.465; with 8 steps the second piece is the longer one.
+    assert draft.batch_time_s(600, draft_steps=8) == pytest.approx(0.048171 + 8 * 3.465e-3)
+    # 125 million weights of 2 bytes are a quarter of a GiB: 32 blocks of 16 tokens and 512 KiB a token.
+    assert plain.kv_blocks - draft.kv_blocks == 32
