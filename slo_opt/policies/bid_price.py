@@ -75,5 +75,5 @@ class BidPrices:
         density = np.array([item[1] for item in self._recent]) / column
         order = np.argsort(-density)
         last = int(np.searchsorted(np.cumsum(column[order]), supply_s))
-        none[scarce] = density[order[last]]
+        none[scarce] = density[order[min(last, len(order) - 1)]]  # the two sums round differently
         return none

@@ -3,6 +3,8 @@
 import bisect
 from collections import deque
 
+from slo_opt.domain.errors import InvalidInputError
+
 
 class TypicalSlack:
     """A low quantile of the slack of the latest arrivals.
@@ -18,9 +20,16 @@ class TypicalSlack:
         Answer before anybody has come.
     window : int
         Arrivals remembered.
+
+    Raises
+    ------
+    InvalidInputError
+        The quantile is not in [0, 1].
     """
 
     def __init__(self, quantile: float, initial_s: float, window: int = 200) -> None:
+        if not 0 <= quantile <= 1:
+            raise InvalidInputError(f"quantile is {quantile}; expected a number in [0, 1]")
         self._quantile = quantile
         self._initial_s = initial_s
         self._window = window
