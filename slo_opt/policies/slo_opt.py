@@ -177,7 +177,8 @@ class SloOptPolicy:
         for job in new:
             if not _committed(job):
                 self._bids.arrived(job.release_s, job.value, usage[job])
-        prices = self._bids.prices(snapshot.now_s)
+        # The request that sets the price is worth it: without the allowance, rounding may turn its like away.
+        prices = self._bids.prices(snapshot.now_s) * (1 - 1e-9)
         return [job for job in waiting if _committed(job) or job.value >= float(prices @ usage[job])]
 
     def _form(self, snapshot: EngineSnapshot, step: Step, waiting: list[Job], drafts: dict[float, int]) -> Allocation:
