@@ -24,6 +24,7 @@ from slo_opt.simulate.tasks import Task
 from slo_opt.simulate.verdict import confirmed
 from slo_opt.solvers.interface import SolverConfig, Termination
 from slo_opt.traces.nearest import did_you_mean
+from slo_opt.traces.unservable import check_attainable
 
 BOUND_METHOD = "highs"
 _BOUND_UNIT = "slo_opt.analysis.gap:bound_unit"
@@ -141,6 +142,7 @@ def _classes_of(bound: Mapping[str, Any] | None) -> list[str]:
 def bound_unit(inputs: Mapping[str, Any], place: str | None) -> dict[str, Any]:
     """The work of a bound task; a plain JSON object."""
     whole = instance_of(inputs["instance"], place)
+    check_attainable(whole)
     instance, only = whole, inputs["class"]
     if only is not None:
         instance = whole.with_requests(tuple(r for r in whole.requests if whole.slo_of(r).name == only))
@@ -184,6 +186,8 @@ def run_unit(inputs: Mapping[str, Any], place: str | None) -> dict[str, Any]:
     """The work of a run task; a plain JSON object."""
     instance = instance_of(inputs["instance"], place)
     options = SimulationOptions(**inputs["simulation"])
+    if not options.acceptance:  # drafts may reach what no batch does
+        check_attainable(instance)
     settings = policy_entry(inputs["policy"]).settings
     best: Run | None = None
     best_value, chosen = -1.0, 0

@@ -32,7 +32,7 @@ def capacity(
     engine: Annotated[str, typer.Option(help="Comma list of engine models.")],
     policies: Annotated[str, typer.Option(help=f"Comma list of {', '.join(POLICIES)}.")] = DEFAULT_POLICIES,
     target: Annotated[float, typer.Option(help="Share of the offered requests to attain.")] = 0.9,
-    seeds: Annotated[int, typer.Option(help="Seeds 0, 1, ...; three or more give an interval.", min=1)] = 1,
+    seeds: Annotated[int, typer.Option(help="Seeds 0, 1, ...; two or more give an interval.", min=1)] = 1,
     tolerance: Annotated[float, typer.Option(help="Relative tolerance of the rate.")] = 0.03,
     duration: Annotated[float, typer.Option(help="Seconds of arrivals.")] = 300.0,
     data: DataDir = None,
@@ -66,6 +66,7 @@ def capacity(
         say_what_is_kept,
     )
     from slo_opt.domain.slo import ScoreRule
+    from slo_opt.policies.registry import prepare
     from slo_opt.simulate.capacity import CapacityOptions
     from slo_opt.simulate.pool import run_tasks
     from slo_opt.simulate.results_file import ResultsFile
@@ -87,6 +88,7 @@ def capacity(
     with ResultsFile(output, must_exist=resume) as results:
         say_what_is_kept(results, tasks)
         with interruptible(results) as stopped, progress(quiet) as report:
+            prepare(request.policies, report)  # once here, not in every process at once
             run_tasks(tasks, pool, results, report)
         document = capacity_document(request, results.results)
     if document["cells"] or not stopped:

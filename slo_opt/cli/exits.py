@@ -78,8 +78,22 @@ class Root(TyperGroup):
             raise  # typer ends quietly when the reader of stdout is gone
         except (Exception, KeyboardInterrupt) as error:
             if type(error).__module__.partition(".")[0] in ("click", "typer"):
+                self._point_elsewhere(error)
                 raise  # usage errors and exits are typer's own
             if ctx.params.get("debug"):
                 traceback.print_exc()
             print(f"slo-opt: error: {message_of(error)}", file=sys.stderr)
             raise typer.Exit(exit_code_of(error)) from error
+
+    def _point_elsewhere(self, error: Any) -> None:
+        """Say which commands have an option that the one at hand lacks."""
+        option = getattr(error, "option_name", None)
+        if type(error).__name__ != "NoSuchOption" or option is None:
+            return
+        others = [
+            name
+            for name, command in self.commands.items()
+            if any(option in parameter.opts for parameter in command.params)
+        ]
+        if others:
+            error.message += f"; it belongs to {', '.join(others)}."

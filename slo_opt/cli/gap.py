@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from slo_opt.analysis.gap_source import GapSource
 
 DEFAULT_LOADS = "0.6,0.8,1,1.2,1.4"
+_OF_A_TRACE = ("scales", "input_format", "window", "unservable")
+_OF_A_WORKLOAD = ("loads", "rate", "reference", "target", "duration", "data")
+_OF_A_SEARCH = ("reference", "target")
 _REFERENCE = next((name for name in ("slo-opt", "slos-serve") if name in POLICIES), "vllm-fcfs")
 
 
@@ -63,6 +66,7 @@ def parse_loads(text: str, option: str) -> tuple[float, ...]:
 
 
 def gap(
+    context: typer.Context,
     trace: Annotated[
         str | None, typer.Argument(help="Trace file; without one, a named workload: --scenario.", metavar="[TRACE]")
     ] = None,
@@ -111,6 +115,7 @@ def gap(
     """
     from slo_opt.analysis.gap import GapRequest
     from slo_opt.analysis.gap_table import gap_document
+    from slo_opt.cli.inputs import refuse_given
     from slo_opt.cli.progress import progress
     from slo_opt.cli.sweep import (
         check_files,
@@ -122,6 +127,7 @@ def gap(
         stage,
     )
     from slo_opt.domain.errors import InvalidInputError
+    from slo_opt.policies.registry import prepare
     from slo_opt.simulate.pool import run_tasks
     from slo_opt.simulate.results_file import ResultsFile
     from slo_opt.simulate.simulator import SimulationOptions
@@ -133,12 +139,14 @@ def gap(
     if trace is None:
         if scenario is None or engine is None:
             raise InvalidInputError("name a trace file, or a workload with --scenario and --engine")
-        if rate is None:
+        refuse_given(context, _OF_A_TRACE, "only with a TRACE; the load of a named workload is --rate times --loads")
+        if rate is not None:
+            refuse_given(context, _OF_A_SEARCH, "only where load 1 is searched for; leave it out, or leave --rate out")
+        else:
             first = _capacity_request(scenario, engine, reference, target, duration, data, lengths, score_rule)
         source = _scenario_source(scenario, engine, 1.0 if rate is None else rate, duration, seed, data, score_rule)
     else:
-        if rate is not None or data is not None:
-            raise typer.BadParameter("--rate and --data belong to a named workload; with TRACE use --scales")
+        refuse_given(context, _OF_A_WORKLOAD, "only without a TRACE, of which --scales sets the load")
         source = _trace_source(trace, engine, scenario, input_format, window, seed, score_rule, unservable)
 
     def request_on(source: "GapSource") -> GapRequest:
@@ -152,6 +160,7 @@ def gap(
     document: dict[str, Any] = {"loads": []}
     with ResultsFile(output, must_exist=resume) as results:
         with interruptible(results) as stopped, progress(quiet) as report:
+            prepare(names if first is None else (*names, reference), report)  # not in every process at once
             if first is not None:
                 task = first.task(scenario or "", engine or "", reference, seed)
                 found = run_tasks([task], pool, results, stage(report, "capacity"))[0]["rate"]

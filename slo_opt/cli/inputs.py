@@ -1,8 +1,10 @@
 """Values on the command line that name something, and the trace that they are about."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+import typer
 
 from slo_opt.domain.errors import InvalidInputError
 from slo_opt.domain.slo import ScoreRule
@@ -21,6 +23,29 @@ def about(path: str) -> Iterator[None]:
     except InvalidInputError as error:
         name = "<stdin>" if path == "-" else path
         raise InvalidInputError(f"{name}: {error}") from None
+
+
+def refuse_given(context: typer.Context, names: Iterable[str], why: str) -> None:
+    """Refuse options that would change nothing: whoever gives one misunderstands the rest.
+
+    Parameters
+    ----------
+    context : typer.Context
+        Of the command.
+    names : iterable of str
+        Of its parameters.
+    why : str
+        When they are of use, and what to do instead.
+
+    Raises
+    ------
+    typer.BadParameter
+        One of them is on the command line.
+    """
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter(f"--{name.replace('_', '-')} is of use {why}")
 
 
 def score_rule_named(name: str | None) -> ScoreRule | None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from slo_opt.simulate.run import Run
     from slo_opt.simulate.simulator import SimulationOptions
 
-DEFAULT_POLICY = "vllm-fcfs"
+DEFAULT_POLICY = "slo-opt"
 
 
 def parse_policies(text: str) -> tuple[str, ...]:
@@ -135,7 +135,7 @@ def simulate(
     from slo_opt.cli.inputs import about, parse_window, read_instance, score_rule_named
     from slo_opt.cli.progress import progress
     from slo_opt.policies.lengths import make_lengths
-    from slo_opt.policies.registry import PolicyContext, make_policy
+    from slo_opt.policies.registry import PolicyContext, make_policy, prepare
     from slo_opt.simulate.play import play
     from slo_opt.simulate.simulator import SimulationOptions
     from slo_opt.traces.atomic import append_line, is_stdout, write_bytes
@@ -167,6 +167,7 @@ def simulate(
             for name in policies:  # a setting that one of them refuses is refused before any run
                 knowledge = make_lengths(lengths, instance)
                 make_policy(name, PolicyContext(instance.engine, instance.slo_classes, knowledge), values)
+            prepare(policies, report_progress)
             for number, name in enumerate(policies):
                 if report_progress is not None:
                     report_progress(f"serving with {name}", number / len(policies))

@@ -86,5 +86,5 @@ def engine_named(name: str) -> EngineModel:
         return ENGINES[name]
     except KeyError:
         near = difflib.get_close_matches(name, ENGINES, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise InvalidInputError(f"unknown engine {name!r}; {hint}Built-in engines: {', '.join(ENGINES)}") from None
+        hint = f"Did you mean {near[0]!r}? " if near else ""
+        raise InvalidInputError(f"unknown engine {name!r}. {hint}Known: {', '.join(ENGINES)}") from None

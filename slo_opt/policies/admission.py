@@ -3,11 +3,13 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
 
 from slo_opt.domain.engine import EngineModel, prefill_pairs
+from slo_opt.domain.engines import engine_named
 from slo_opt.domain.plan import MAX_PLAN_S, admission_problem
 from slo_opt.domain.snapshot import AdmissionSnapshot, Candidate, Decoding
 from slo_opt.domain.speculation import best_draft_lengths
@@ -127,6 +129,14 @@ class Admission:
             value=max(job.value, MIN_VALUE),
             mandatory=mandatory,
         )
+
+
+@cache
+def compile_planner() -> None:
+    """Solve a plan of one candidate, so that the first decision of a run does not wait for the compiler."""
+    engine = engine_named("opt-6.7b-a100")
+    candidate = Candidate("r", due_s=1.0, tpot_s=0.1, prefill_tokens=100, past_tokens=0, output_tokens=10, value=1.0)
+    plan(admission_problem(AdmissionSnapshot(0.0, (), (candidate,)), engine))
 
 
 def draft_lengths(snapshot: EngineSnapshot, decodes: Sequence[Job]) -> dict[float, int]:

@@ -1,7 +1,7 @@
 """Policies by name, and the static settings among which a fair comparison takes the best."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,12 +46,15 @@ class PolicyEntry:
         ``module:Class``; the class takes a `PolicyContext` and the keywords of one setting.
     settings : tuple of mapping
         Static settings to try, the default first.
+    compiles : bool
+        Whether it plans with the DP, whose kernels are compiled once a machine: see `prepare`.
     """
 
     name: str
     summary: str
     factory: str
     settings: tuple[Setting, ...] = field(default=({},))
+    compiles: bool = False
 
 
 _ALL = (
@@ -136,11 +139,13 @@ _ALL = (
             {"replan_s": 0.1, "growth": True},
             {"replan_s": 0.0, "growth": True},
         ),
+        compiles=True,
     ),
     PolicyEntry(
         "slo-opt",
         "this project's own: the DP behind bid prices, deadline-sized batches, leads spent where prompts crowd",
         "slo_opt.policies.slo_opt:SloOptPolicy",
+        compiles=True,
     ),
 )
 POLICIES = {entry.name: entry for entry in _ALL}
@@ -164,6 +169,31 @@ def policy_entry(name: str) -> PolicyEntry:
 def _factory(entry: PolicyEntry) -> Any:
     module, _, attribute = entry.factory.partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def prepare(names: Iterable[str], announce: Callable[[str, None], None] | None = None) -> None:
+    """Compile what these policies need before their decisions are timed; quick where that has been done.
+
+    Parameters
+    ----------
+    names : iterable of str
+        Of policies.
+    announce : callable or None
+        Told what happens, before it does.
+
+    Raises
+    ------
+    InvalidInputError
+        An unknown name.
+    """
+    entries = [policy_entry(name) for name in names]
+    if not any(entry.compiles for entry in entries):
+        return
+    if announce is not None:
+        announce("compiling the admission planner, once a machine", None)
+    from slo_opt.policies.admission import compile_planner
+
+    compile_planner()
 
 
 def full_setting(name: str, setting: Setting | None = None) -> dict[str, Any]:

@@ -131,12 +131,17 @@ def _verdict(record: RunRecord) -> Text:
     """The outcome of one run in sentences, with both denominators."""
     metrics, total = record.metrics, record.metrics.total
     text = Text()
-    text.append(f"{total.attained:,} of {total.offered:,} offered requests attained", style="bold green")
-    text.append(f" ({percent(total.attainment)} of offered, {percent(total.attainment_admitted)} of ")
-    text.append(f"{total.admitted:,} admitted)")
-    if total.goodput_rps is not None and total.goodput_tokens_per_s is not None:
-        text.append(f": {total.goodput_rps:.3g} requests and {total.goodput_tokens_per_s:,.0f} tokens a second on time")
-    text.append(f".\n{plural(metrics.num_rejected, 'request')} rejected, {metrics.num_demoted:,} made best effort, ")
+    if not total.offered:
+        text.append("No request is under an SLO: there is nothing to attain.", style="bold")
+    else:
+        text.append(f"{total.attained:,} of {total.offered:,} offered requests attained", style="bold green")
+        text.append(f" ({percent(total.attainment)} of offered, {percent(total.attainment_admitted)} of ")
+        text.append(f"{total.admitted:,} admitted)")
+        if total.goodput_rps is not None and total.goodput_tokens_per_s is not None:
+            text.append(f": {total.goodput_rps:.3g} requests and {total.goodput_tokens_per_s:,.0f} tokens a second")
+            text.append(" on time")
+        text.append(".")
+    text.append(f"\n{plural(metrics.num_rejected, 'request')} rejected, {metrics.num_demoted:,} made best effort, ")
     text.append(f"{plural(metrics.num_preemptions, 'preemption')}; ")
     if record.simulation.prefix_cache:
         text.append(f"{plural(metrics.num_cached_tokens, 'prompt token')} found in the prefix cache; ")

@@ -2,7 +2,7 @@
 
 from slo_opt.domain.instance import Instance
 from slo_opt.policies.lengths import make_lengths
-from slo_opt.policies.registry import PolicyContext, Setting, make_policy
+from slo_opt.policies.registry import PolicyContext, Setting, make_policy, prepare
 from slo_opt.simulate.run import Run
 from slo_opt.simulate.simulator import SimulationOptions, simulate
 
@@ -36,5 +36,6 @@ def play(
     IllegalAllocationError
         The policy asked for what the engine cannot do.
     """
+    prepare([policy])
     context = PolicyContext(instance.engine, instance.slo_classes, make_lengths(lengths, instance))
     return simulate(instance, make_policy(policy, context, setting), options)

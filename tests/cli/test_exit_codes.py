@@ -297,3 +297,18 @@ def test_trace_format_error_is_bad_input():
     assert exit_code_of(TraceFormatError("a", "b", "c", "d")) is ExitCode.BAD_INPUT
     assert exit_code_of(PermissionError(13, "denied", "x")) is ExitCode.BAD_INPUT
     assert exit_code_of(ValueError("x")) is ExitCode.UNEXPECTED
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "where"),
+    [
+        (("solve",), "--prefix-cache", "it belongs to simulate."),
+        (("simulate",), "--time-limit", "it belongs to solve, gap."),
+        (("trace", "validate"), "--policies", "it belongs to capacity, gap."),
+    ],
+)
+def test_an_option_of_another_command_is_traced_to_it(cli, trace_path: Path, command, option: str, where: str):
+    assert_refused(cli(*command, trace_path, option), 2, f"no such option: {option}; {where}")
+    unknown = cli(*command, trace_path, "--nonsense")
+    assert unknown.exit_code == 2
+    assert "belongs" not in unknown.stderr

@@ -122,3 +122,33 @@ def test_bad_input(cli, arguments: tuple[str, ...], words: tuple[str, ...]):
 
 def test_usage(cli):
     assert_refused(cli("gap", "trace.json", "--rate", "1"), 2)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("trace.json", "--loads", "2"),
+        ("trace.json", "--reference", "edf"),
+        ("trace.json", "--duration", "10"),
+        (*SMALL, "--rate", "1", "--scales", "2"),
+        (*SMALL, "--rate", "1", "--window", "0:10"),
+        (*SMALL, "--rate", "1", "--unservable", "drop"),
+        (*SMALL, "--rate", "1", "--reference", "edf"),
+        (*SMALL, "--rate", "1", "--target", "0.9"),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(cli, arguments: tuple[str, ...]):
+    option = next(word for word in reversed(arguments) if word.startswith("--"))
+    assert_refused(cli("gap", *arguments), 2, option, "of use only")
+
+
+def test_a_trace_of_which_nothing_can_be_attained(cli, trace_path: Path, solvers, tmp_path: Path):
+    document = json.loads(trace_path.read_text())
+    for slo in document["slo_classes"]:
+        slo.pop("ttft_slowdown", None)
+        slo["ttft_ms"] = 1.0
+    (tmp_path / "hopeless.json").write_text(json.dumps(document))
+    solvers({"highs": "stopped:Broken"})  # not even asked
+    for options in ((), ("--noise", "0.1")):
+        result = cli("gap", tmp_path / "hopeless.json", "--policies", "edf", "--jobs", "1", *options)
+        assert_refused(result, 3, "can attain any of the 60 requests", "looser SLOs")

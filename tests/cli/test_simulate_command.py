@@ -13,7 +13,8 @@ from test_exit_codes import assert_refused
 from slo_opt.analysis.plan import read_plan
 from slo_opt.domain.evaluate import evaluate
 from slo_opt.policies import registry
-from slo_opt.policies.registry import POLICIES, PolicyEntry
+from slo_opt.policies.registry import POLICIES, PolicyEntry, prepare
+from slo_opt.simulate import play
 
 REPORT = Path(__file__).parents[2] / "slo_opt/report"
 SCHEMA, COMPARE = (json.loads((REPORT / f"{name}.schema.json").read_text()) for name in ("simulate", "compare"))
@@ -28,7 +29,9 @@ def rogues(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def simulated(cli, *arguments) -> list[dict]:
-    result = cli("simulate", *arguments, "--format", "json")
+    """Runs of `simulate`, by vLLM unless another policy is named."""
+    policy = () if "--policy" in arguments else ("--policy", "vllm-fcfs")
+    result = cli("simulate", *arguments, *policy, "--format", "json")
     assert result.exit_code == 0, result.output
     assert result.stderr == ""
     document = json.loads(result.stdout)
@@ -124,7 +127,7 @@ def test_best_effort_is_offered_to_nobody(cli, trace_path: Path):
 
 def test_table_of_one_and_of_several(cli, trace_path: Path):
     (run,) = simulated(cli, trace_path)
-    one = " ".join(cli("simulate", trace_path).stdout.split())
+    one = " ".join(cli("simulate", trace_path, "--policy", "vllm-fcfs").stdout.split())
     attained = run["metrics"]["total"]["attained"]
     assert f"{attained} of 60 offered requests attained" in one
     for word in (
@@ -271,9 +274,10 @@ def test_compare_refuses_what_holds_no_run(cli, trace_path: Path, tmp_path: Path
         (("--lengths", "oracl"), ("did you mean 'oracle'",)),
         (("--set", "budget_tokens"), ("key=value",)),
         (("--set", "budget_tokens=1", "--set", "budget-tokens=2"), ("twice",)),
-        (("--set", "budget_token=1"), ("did you mean 'budget_tokens'",)),
-        (("--set", "budget_tokens=0"), ("at least 1",)),
-        (("--set", "budget_tokens=many"), ("expected an integer",)),
+        (("--set", "budget_tokens=512"), ("'slo-opt' has no setting", "known: cap_quantile")),
+        (("--policy", "vllm-fcfs", "--set", "budget_token=1"), ("did you mean 'budget_tokens'",)),
+        (("--policy", "vllm-fcfs", "--set", "budget_tokens=0"), ("at least 1",)),
+        (("--policy", "vllm-fcfs", "--set", "budget_tokens=many"), ("expected an integer",)),
         (("--noise", "-1"), ("noise",)),
         (("--noise", "nan"), ("noise",)),
         (("--slowdown", "0"), ("slowdown",)),
@@ -382,3 +386,31 @@ def test_a_full_disk_leaves_the_file_as_it_was(cli, trace_path: Path, runs_path:
     assert result.stderr == f"slo-opt: error: {runs_path}: No space left on device\n"
     assert "60 offered requests attained" in result.stdout
     assert runs_path.read_bytes() == before
+
+
+def test_a_trace_of_best_effort_alone(cli, trace_path: Path):
+    text = cli("simulate", trace_path, "--policy", "vllm-fcfs", "--best-effort", "1").stdout
+    assert "No request is under an SLO" in text
+    assert "0 of 0" not in text
+
+
+def test_the_planner_is_compiled_before_anything_is_timed(cli, trace_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from slo_opt.policies import admission
+
+    order: list[str] = []
+    played = play.play
+    monkeypatch.setattr(admission, "compile_planner", lambda: order.append("compiled"))
+    monkeypatch.setattr(play, "play", lambda *given: order.append(given[1]) or played(*given))
+    simulated(cli, trace_path, "--policy", "vllm-fcfs,slo-opt")
+    assert order == ["compiled", "vllm-fcfs", "slo-opt", "compiled"]
+    order.clear()
+    simulated(cli, trace_path, "--policy", "vllm-fcfs")
+    assert order == ["vllm-fcfs"]
+    announced: list[str] = []
+    prepare(("vllm-fcfs", "slos-serve"), lambda phrase, _: announced.append(phrase))
+    assert announced == ["compiling the admission planner, once a machine"]
+
+
+def test_the_default_is_the_policy_of_this_project(cli, trace_path: Path):
+    result = cli("simulate", trace_path, "--format", "json")
+    assert [run["policy"] for run in json.loads(result.stdout)["runs"]] == ["slo-opt"]

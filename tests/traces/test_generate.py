@@ -107,7 +107,7 @@ def test_slos_of_another_scenario() -> None:
         ({"arrivals": "gamma:x"}, "expected poisson, bursty, or gamma:CV"),
         ({"arrivals": "gamma:99"}, "expected poisson, bursty, or gamma:CV"),
         ({"best_effort": 2}, "best-effort share"),
-        ({"engine": "opt-6.7"}, "did you mean 'opt-6.7b-a100'"),
+        ({"engine": "opt-6.7"}, "Did you mean 'opt-6.7b-a100'"),
         ({"scenario": "codr"}, "Did you mean 'coder'"),
     ],
 )
