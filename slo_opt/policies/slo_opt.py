@@ -18,9 +18,8 @@ from slo_opt.policies.typical_slack import TypicalSlack
 from slo_opt.policies.waiting import WaitingQueue
 
 REPLAN_S = 0.05  # declined requests are considered again after this long
-
-
 SHORTEST_TTFTS = 3  # shorter batches, in zero-load TTFTs of one token, waste too much on their fixed cost
+FREE_KV = 0.3  # share of the KV cache below which blocks count as short
 SEATS = 0.9  # share of max_num_seqs from which seats count as short
 
 
@@ -232,7 +231,7 @@ class SloOptPolicy:
         chosen: Sequence[Job] = decodes
         # Where seats or KV blocks are short, who sits out keeps others from beginning.
         room = len(snapshot.running) + len(queue) < SEATS * engine.max_num_seqs
-        room = room and snapshot.free_kv_blocks > (1 - SEATS) * engine.kv_blocks
+        room = room and snapshot.free_kv_blocks > FREE_KV * engine.kv_blocks
         if queue and count and room:
             context = sum([job.computed_tokens for job in decodes])
             whole_s = engine.batch_time_s(count, decode_context_tokens=context, num_requests=count)
