@@ -25,7 +25,9 @@ class SlosServePolicy:
     batch). Prompts fill the batch by deadline, best effort the rest; its KV is dropped where others need it.
 
     Chosen here: the plan reserves the peak of KV memory, as in the paper; a request that becomes hopeless while it
-    waits is declined without a plan; with no decode the period is that of the tightest class.
+    waits is declined without a plan; between plans the undecided begin like all others, in the order of deadlines, and
+    whoever has begun is kept; with no decode the period is that of the tightest class; with drafts, where a period
+    stands for several tokens, a batch also ends where the next token of a decode is due.
 
     Parameters
     ----------
@@ -144,9 +146,11 @@ class SlosServePolicy:
         else:
             # Intervals of the plan end at first-token deadlines, and so do batches.
             prompts = [*step.prefills, *self._queue.under_slo()]
-            first_due_s = min((job.due_s for job in prompts), default=math.inf)
-            if step.batch.time_s < first_due_s - now_s < seconds:
-                seconds = first_due_s - now_s
+            ends_s = [min((job.due_s for job in prompts), default=math.inf)]
+            if drafts:  # a period of several tokens is too long for a decode without a lead
+                ends_s += [job.due_s for job in chosen]
+            least_s = step.batch.time_s
+            seconds = min([seconds, *(end_s - now_s for end_s in ends_s if end_s - now_s > least_s)])
         step.prefill(self._queue, seconds)
         step.serve_spare(self._queue, seconds)
         if not step.batch.entries:

@@ -159,17 +159,39 @@ def test_an_engine_without_work_plans_at_once():
     assert ids(answer(planner, crowd(), now_s=0.0).demoted) == ["long"]
 
 
-def test_drafts_stretch_the_period():
+def test_drafts_stretch_the_period_up_to_where_a_decode_is_due():
     engine = engine_named("opt-6.7b-a100-draft")
-    jobs = [decode(f"t{k}", 0.05, engine=engine) for k in range(5)]
-    jobs += [decode(f"l{k}", 0.1, tpot_s=0.1, engine=engine) for k in range(20)]
-    jobs.append(prompt("p", 9000, done=16, due_s=900.0, engine=engine))
     tight, loose = best_draft_lengths(engine, [0.05, 0.1], [5, 20], 0.8, 8)
     period_s = min(0.05 * (1 - 0.8**tight) / 0.2, 0.1 * (1 - 0.8**loose) / 0.2)
-    batch = tokens(answer(SlosServePolicy(context(engine)), jobs, engine=engine, acceptance=0.8))
-    left = batch.pop("p")
-    assert batch == {job.id: tight if job.tpot_s == 0.05 else loose for job in jobs[:-1]}
-    most = engine.max_tokens_within(period_s, draft_steps=tight - 1)
-    assert left == most - 5 * tight - 20 * loose
-    plain = answer(SlosServePolicy(context(engine), speculate=False), jobs, engine=engine, acceptance=0.8)
-    assert tokens(plain) == {**dict.fromkeys(batch, 1), "p": engine.max_tokens_within(0.05) - 25}
+    assert 0.1 < period_s < 0.2
+
+    def ask(due_s: float, **setting: bool) -> tuple[dict[str, int], int]:
+        jobs = [decode(f"t{k}", 0.2, engine=engine) for k in range(5)]
+        jobs += [decode(f"l{k}", due_s, tpot_s=0.1, engine=engine) for k in range(20)]
+        jobs.append(prompt("p", 9000, done=16, due_s=900.0, engine=engine))
+        policy = SlosServePolicy(context(engine), **setting)
+        batch = tokens(answer(policy, jobs, engine=engine, acceptance=0.8))
+        return batch, batch.pop("p")
+
+    drafted = {**{f"t{k}": tight for k in range(5)}, **{f"l{k}": loose for k in range(20)}}
+    decodes = 5 * tight + 20 * loose
+    assert ask(0.2) == (drafted, engine.max_tokens_within(period_s, draft_steps=tight - 1) - decodes)
+    assert ask(0.1) == (drafted, engine.max_tokens_within(0.1, draft_steps=tight - 1) - decodes)
+    # Overdue whatever happens: nobody is the better for a short batch.
+    assert ask(0.01) == ask(0.2)
+
+
+def test_drafts_can_be_left_out():
+    engine = engine_named("opt-6.7b-a100-draft")
+    jobs = [decode("t", 0.05, engine=engine), prompt("p", 9000, done=16, due_s=900.0, engine=engine)]
+    policy = SlosServePolicy(context(engine), speculate=False)
+    assert tokens(answer(policy, jobs, engine=engine, acceptance=0.8)) == {"t": 1, "p": 365}  # 366 in 50 ms
+
+
+def test_between_plans_the_undecided_begin_in_the_order_of_deadlines():
+    planner = policy()
+    promised = prompt("a", 90, due_s=0.5)
+    answer(planner, [decode("d", 9.0), promised])
+    promised.standing = Standing.ADMITTED
+    allocation = answer(planner, [decode("d", 9.0), promised, prompt("b", 30, due_s=0.4)], now_s=0.05)
+    assert (tokens(allocation), allocation.admitted) == ({"b": 30, "a": 10}, [])
