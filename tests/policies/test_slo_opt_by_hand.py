@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from hand_made import ENGINE, answer, best_effort, context, decode, ids, prompt, tokens
 
+from slo_opt.domain.engine import EngineModel
 from slo_opt.domain.engines import engine_named
 from slo_opt.domain.speculation import best_draft_lengths
 from slo_opt.policies.interface import Allocation, Job
@@ -89,10 +90,16 @@ def test_a_decode_with_a_long_lead_sits_out_where_prompts_crowd():
     assert tokens(decide([*jobs, prompt("a", 200, due_s=0.36)], lead_s=9.0)) == {"d": 1, "ahead": 1, "a": 38}
 
 
-def test_nobody_sits_out_where_seats_are_short():
-    jobs = [decode("d", 0.05), decode("ahead", 5.0), prompt("a", 200, due_s=0.3)]
-    engine = replace(ENGINE, max_num_seqs=3)
-    assert tokens(answer(SloOptPolicy(context(engine)), jobs, engine=engine)) == {"d": 1, "ahead": 1, "a": 38}
+@pytest.mark.parametrize("limits", [{"max_num_seqs": 3}, {"kv_blocks": 300}])
+def test_nobody_sits_out_where_seats_or_blocks_are_short(limits: dict[str, int]):
+    lengths = OracleLengths({"d": [5], "ahead": [5], "a": [5]})
+
+    def served(engine: EngineModel) -> dict[str, int]:
+        jobs = [decode("d", 0.05), decode("ahead", 5.0, context=270 * 16), prompt("a", 200, due_s=0.3)]
+        return tokens(answer(SloOptPolicy(context(engine, lengths)), jobs, engine=engine))
+
+    assert served(ENGINE) == {"d": 1, "a": 39}
+    assert served(replace(ENGINE, **limits)) == {"d": 1, "ahead": 1, "a": 38}
 
 
 def test_a_batch_ends_before_the_first_deadline_of_a_decode():
