@@ -32,7 +32,7 @@ class SloOptPolicy:
     3. The DP picks the best set among those that wait and those whose prompts have begun; who is left out waits for the
        next plan, until it is hopeless. A prompt that has begun may be given up for better ones.
     4. A batch takes the decodes and, in deadline order, as much of the prompts as lets it end before the first deadline
-       of a token, and within a the slack of typical arrivals, so that whoever comes meanwhile is not late.
+       of a token, and within the slack of typical arrivals, so that whoever comes meanwhile is not late.
     5. Without prompts, decodes run ahead of their pace. Where prompts crowd, decodes with a lead sit out.
     6. Best effort gets what is left once all decodes have a lead.
 
@@ -114,7 +114,8 @@ class SloOptPolicy:
             self._admit(snapshot, step, waiting, drafts)
         allocation = self._form(snapshot, step, waiting, drafts)
         self._margin.expect(step.batch.time_s if allocation.tokens else None)
-        self._pace.expect(len(step.decodes), sum([job.decoding for job, _ in allocation.tokens]))
+        decodes = set(step.decodes)  # best effort left out
+        self._pace.expect(len(decodes), sum([job in decodes for job, _ in allocation.tokens]))
         if waiting and not allocation.tokens:
             allocation.wake_s = snapshot.now_s + REPLAN_S
         return allocation
@@ -190,12 +191,26 @@ class SloOptPolicy:
             queue = [min(hopeful, key=lambda job: job.left_tokens)] if hopeful else []
         queue.sort(key=due)
         chosen, limit_s = self._decodes(snapshot, step, queue)
-        for job in chosen if drafts else ():
-            step.speculate(job, drafts.get(job.tpot_s, 1))
-        if not drafts:
+        if drafts:
+            for job in chosen:
+                step.speculate(job, drafts.get(job.tpot_s, 1))
+        else:
             step.decode(chosen)
         cap_s = max(self._slack.seconds, SHORTEST_TTFTS * self._least_s)
-        limit_s = min(limit_s, now_s + cap_s)
+        limit_s = self._prefill(snapshot, step, queue, min(limit_s, now_s + cap_s))
+        if not batch.entries:
+            step.decode(step.decodes)  # no prompt could begin after all
+        lead_s = min((job.due_s for job in step.decodes), default=math.inf) - now_s
+        if not batch.entries or (self._best_effort and not queue and lead_s > self._lead_s):
+            step.serve_spare(self._queue, min(cap_s, limit_s - now_s) / factor)
+        return step.allocation()
+
+    def _prefill(self, snapshot: EngineSnapshot, step: Step, queue: list[Job], limit_s: float) -> float:
+        """Chunks of prompts in a batch that ends by `limit_s`; when it has to end for the sake of those it completes.
+
+        A waiting prompt begins only if the KV blocks of its output, too, will be there.
+        """
+        now_s, factor, batch = snapshot.now_s, self._margin.factor, step.batch
         reserved: Reservation | None = None
         for job in queue:
             if not batch.tokens_left or not batch.seqs_left:
@@ -216,12 +231,7 @@ class SloOptPolicy:
                 break
             if not begun:
                 self._queue.remove(job)
-        if not batch.entries:
-            step.decode(step.decodes)  # no prompt could begin after all
-        lead_s = min((job.due_s for job in step.decodes), default=math.inf) - now_s
-        if not batch.entries or (self._best_effort and not queue and lead_s > self._lead_s):
-            step.serve_spare(self._queue, min(cap_s, limit_s - now_s) / factor)
-        return step.allocation()
+        return limit_s
 
     def _decodes(self, snapshot: EngineSnapshot, step: Step, queue: list[Job]) -> tuple[Sequence[Job], float]:
         """The decodes of the batch, and when it must end for their sake and for those who sit out."""

@@ -135,9 +135,10 @@ class SlosServePolicy:
         horizon_s = now_s + 2 * period_s
         chosen = [job for job in step.decodes if job.due_s <= horizon_s]
         chosen.sort(key=due)
-        for job in chosen if drafts else ():
-            step.speculate(job, drafts.get(job.tpot_s, 1))
-        if not drafts:
+        if drafts:
+            for job in chosen:
+                step.speculate(job, drafts.get(job.tpot_s, 1))
+        else:
             step.decode(chosen)
         seconds = period_s
         if not self._dynamic:
