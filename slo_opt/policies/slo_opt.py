@@ -1,7 +1,6 @@
 """slo-opt's own policy: the DP behind bid prices, batches as long as token deadlines allow, leads spent in crowds."""
 
 import math
-from collections.abc import Sequence
 
 from slo_opt.domain.engine import prefill_pairs
 from slo_opt.policies.admission import Admission, draft_lengths, least_prefill_s
@@ -233,31 +232,24 @@ class SloOptPolicy:
                 self._queue.remove(job)
         return limit_s
 
-    def _decodes(self, snapshot: EngineSnapshot, step: Step, queue: list[Job]) -> tuple[Sequence[Job], float]:
+    def _decodes(self, snapshot: EngineSnapshot, step: Step, queue: list[Job]) -> tuple[list[Job], float]:
         """The decodes of the batch, and when it must end for their sake and for those who sit out."""
         now_s, engine, decodes = snapshot.now_s, snapshot.engine, step.decodes
-        count = len(decodes)
         limit_s = min([job.due_s for job in decodes], default=math.inf)
-        chosen: Sequence[Job] = decodes
         # Where seats or KV blocks are short, who sits out keeps others from beginning.
         room = len(snapshot.running) + len(queue) < SEATS * engine.max_num_seqs
         room = room and snapshot.free_kv_blocks > FREE_KV * engine.kv_blocks
-        if queue and count and room:
-            context = sum([job.computed_tokens for job in decodes])
-            whole_s = engine.batch_time_s(count, decode_context_tokens=context, num_requests=count)
-            share = max(0.1, 1 - whole_s / max(limit_s - now_s, whole_s))
-            if self._crowded(snapshot, queue, share):
-                horizon_s = now_s + max(self._lead_s, 3 * whole_s)
-                chosen = [job for job in decodes if job.due_s <= horizon_s]
-                limit_s = min([job.due_s for job in chosen], default=math.inf)
-                if len(chosen) < count:
-                    limit_s = min(limit_s, min(job.due_s for job in decodes if job.due_s > horizon_s) - whole_s)
-        seats = max(1, engine.max_num_seqs - min(len(queue), engine.max_num_seqs // 8))
-        if len(chosen) > seats:
-            ordered = sorted(chosen, key=due)
-            context = sum([job.computed_tokens for job in ordered[:seats]])
-            step_s = engine.batch_time_s(seats, decode_context_tokens=context, num_requests=seats)
-            chosen, limit_s = ordered[:seats], min(ordered[0].due_s, ordered[seats].due_s - step_s)
+        if not (queue and decodes and room):
+            return decodes, limit_s
+        count, context = len(decodes), sum([job.computed_tokens for job in decodes])
+        whole_s = engine.batch_time_s(count, decode_context_tokens=context, num_requests=count)
+        share = max(0.1, 1 - whole_s / max(limit_s - now_s, whole_s))
+        if not self._crowded(snapshot, queue, share):
+            return decodes, limit_s
+        horizon_s = now_s + max(self._lead_s, 3 * whole_s)
+        chosen = [job for job in decodes if job.due_s <= horizon_s]
+        # Who sits out must still be in time in a batch of all decodes after this one.
+        limit_s = min([job.due_s if job.due_s <= horizon_s else job.due_s - whole_s for job in decodes])
         return chosen, limit_s
 
     def _crowded(self, snapshot: EngineSnapshot, queue: list[Job], share: float) -> bool:

@@ -102,6 +102,14 @@ def test_nobody_sits_out_where_seats_or_blocks_are_short(limits: dict[str, int])
     assert served(replace(ENGINE, **limits)) == {"d": 1, "ahead": 1, "a": 38}
 
 
+def test_no_decode_leaves_its_seat_empty():
+    engine = replace(ENGINE, max_num_seqs=64)
+    jobs = [decode(f"d{k}", 5.0) for k in range(64)] + [prompt(f"p{k}", 100, due_s=0.3) for k in range(8)]
+    lengths = OracleLengths({job.id: [5] for job in jobs})
+    batch = tokens(answer(SloOptPolicy(context(engine, lengths)), jobs, engine=engine))
+    assert batch == {f"d{k}": 1 for k in range(64)}
+
+
 def test_a_batch_ends_before_the_first_deadline_of_a_decode():
     jobs = [decode("d", 0.03), decode("e", 0.05), prompt("a", 200)]
     assert tokens(decide(jobs)) == {"d": 1, "e": 1, "a": 18}
