@@ -48,7 +48,7 @@ bench-%: $(INSTALLED)
 pictures: $(INSTALLED)
 	@mkdir -p $(PICTURES)
 	$(BIN)/slo-opt solve $(EXAMPLE) --time-limit 60 --plot $(PICTURES)/coder-burst.png --quiet
-	$(BIN)/slo-opt simulate examples/mixed.json --policy scorpio --plot $(PICTURES)/mixed-load.png --quiet
+	$(BIN)/slo-opt simulate examples/mixed.json --plot $(PICTURES)/mixed-load.png --quiet
 
 clean:
 	rm -rf $(VENV) out build .mypy_cache .ruff_cache .pytest_cache .hypothesis

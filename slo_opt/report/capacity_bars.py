@@ -29,6 +29,8 @@ def _draw_cell(axes: "Axes", cell: Mapping[str, Any], baselines: list[str]) -> N
             low, high = max(row["ci95"][0], 0.0), min(row["ci95"][1], longest)
             axes.plot([low, high], [place, place], color=look.LATE, linewidth=2)
             end = max(rate, high)
+            if high < row["ci95"][1]:  # an arrow: it goes on
+                axes.plot([high], [place], color=look.LATE, marker=">", markersize=6)
         ratio = "" if row["ratio"] is None else f"  {row['ratio']:.2f}x"
         axes.text(end + 0.015 * longest, place, f"{rate:.3g}{ratio}", va="center", fontsize=8)
     axes.set_yticks(range(len(rows)), [row["policy"] for row in rows])

@@ -40,7 +40,10 @@ def gap_tables(document: Mapping[str, Any]) -> RenderableType:
 
 def _heading(document: Mapping[str, Any]) -> Text:
     text = Text(f"Information gap · {document['name']}", style="bold")
-    facts = [
+    first = next((row for row in document["loads"] if row["engine"] is not None), None)
+    facts = [] if first is None or first["engine"] in document["name"] else [first["engine"]]
+    facts += [] if first is None else [f"score rule {first['score_rule']}"]
+    facts += [
         f"lengths {document['lengths']}",
         "best static setting" if document["all_settings"] else "default settings",
     ]

@@ -21,7 +21,7 @@ def shell_lines() -> list[tuple[str, str]]:
     lines = []
     for page in PAGES:
         for block in re.findall(r"```(?:sh|bash)?\n(.*?)```", page.read_text(), re.DOTALL):
-            found = (line.split("  #")[0].strip() for line in block.splitlines())
+            found = (line.split("  #")[0].rstrip() for line in block.splitlines())  # indented lines are output
             lines += [(page.name, line) for line in found if line.startswith("slo-opt ")]
     return lines
 

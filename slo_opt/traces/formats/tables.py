@@ -92,12 +92,6 @@ def jsonl_rows(source: Source, columns: type[Columns]) -> Iterator[tuple[int, Co
         yield line, _converted(source, line, values, columns, strict=True)
 
 
-def ignored_columns(names: list[str] | tuple[str, ...], columns: type[msgspec.Struct]) -> str:
-    """Names of the columns that a format does not use, for the provenance."""
-    known = {field.encode_name for field in msgspec.structs.fields(columns)}
-    return ", ".join(name for name in names if name not in known)
-
-
 def _check_names(source: Source, line: int, names: list[str] | tuple[str, ...], columns: type[msgspec.Struct]) -> None:
     fields = msgspec.structs.fields(columns)
     known = [field.encode_name for field in fields]
