@@ -65,7 +65,8 @@ def test_slo_opt_makes_no_decode_late_that_decodes_alone_would_not(seed):
         decodes = [job for job in snapshot.running if job.decoding and under_slo(job, allocation)]
         engine, in_batch = snapshot.engine, {job.id for job, _ in allocation.tokens}
         seats = min(engine.max_num_seqs, engine.max_num_batched_tokens)
-        if allocation.preempted or not allocation.tokens or not decodes or len(decodes) > seats:
+        growing = [job for job in decodes if job.computed_tokens == job.kv_blocks * engine.block_size_tokens]
+        if len(growing) > snapshot.free_kv_blocks or not allocation.tokens or not 1 <= len(decodes) <= seats:
             return
         now_s, end_s = snapshot.now_s, snapshot.now_s + batch_s(snapshot, allocation.tokens)
         alone_s = batch_s(snapshot, [(job, 1) for job in decodes])
