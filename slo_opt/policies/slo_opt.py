@@ -191,7 +191,7 @@ class SloOptPolicy:
         queue.sort(key=due)
         chosen, limit_s = self._decodes(snapshot, step, queue)
         if drafts:
-            for job in chosen:
+            for job in list(chosen):  # whoever gives way to one of them leaves `step.decodes`
                 step.speculate(job, drafts.get(job.tpot_s, 1))
         else:
             step.decode(chosen)
@@ -214,6 +214,8 @@ class SloOptPolicy:
         for job in queue:
             if not batch.tokens_left or not batch.seqs_left:
                 break
+            if job in step.preempted:
+                continue
             begun = job.kv_blocks > 0
             if not begun:
                 if reserved is None:

@@ -141,6 +141,15 @@ def test_best_effort_is_served_where_all_decodes_lead():
     assert "s" not in served(1.6, prompt("a", 20, due_s=0.3))
 
 
+def test_declined_requests_are_considered_again_after_a_while():
+    policy, jobs = SloOptPolicy(context()), three(prompt("long", 400, due_s=0.49))
+    assert tokens(answer(policy, jobs)) == {"a": 70}
+    assert tokens(answer(policy, jobs[:1], now_s=0.04)) == {"long": 70}  # nothing else to do
+    late = [jobs[0], prompt("c", 20, due_s=0.49, done=16)]
+    assert tokens(answer(policy, late, now_s=0.04)) == {"c": 4}
+    assert tokens(answer(policy, late, now_s=0.06)) == {"c": 4, "long": 66}
+
+
 def test_best_effort_has_an_idle_engine_to_itself():
     jobs = [best_effort(prompt("s", 900)), best_effort(decode("t", 0.0))]
     for allowed in (True, False):
@@ -182,6 +191,13 @@ def test_a_prompt_begins_only_if_its_output_will_fit():
     assert ask(32, 32) == {"d": 1, "a": 64}
     assert ask(33, 33) == {"d": 1}
     assert ask(16, 96) == {"d": 1, "a": 64}
+
+
+def test_a_prompt_that_gives_way_to_a_decode_is_not_in_the_batch():
+    engine = replace(ENGINE, kv_blocks=4)
+    jobs = [decode("d", 0.05, context=32), prompt("p", 40, due_s=0.5, done=32)]
+    allocation = answer(SloOptPolicy(context(engine)), jobs, engine=engine)
+    assert (ids(allocation.preempted), tokens(allocation)) == (["p"], {"d": 1})
 
 
 def test_drafts_are_as_long_as_leaves_prompts_the_most_time():
