@@ -101,9 +101,9 @@ def capacity(
 
 def _print(document: dict[str, Any], output_format: Format) -> None:
     if output_format is Format.JSON:
-        import json
+        from slo_opt.cli.console import show_json
 
-        typer.echo(json.dumps(document, indent=2, allow_nan=False))
+        show_json(document)
         return
     from slo_opt.cli.console import show
     from slo_opt.report.capacity import capacity_tables

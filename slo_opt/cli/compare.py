@@ -37,11 +37,11 @@ def compare(
     if replaced:
         typer.echo(f"slo-opt: {replaced} runs were made again later; the latest of each counts", err=True)
     if output_format is Format.JSON:
-        import json
+        from slo_opt.cli.console import show_json
 
         fields = {"replaced": replaced, "score_rules": rules, "groups": [group.to_dict() for group in groups]}
         document = {"schema": "slo-opt-compare", "schema_version": 1, **fields}
-        typer.echo(json.dumps(document, indent=2, allow_nan=False))
+        show_json(document)
     else:
         from slo_opt.cli.console import show
         from slo_opt.report.runs import compare_tables

@@ -3,6 +3,8 @@
 import sys
 from typing import TYPE_CHECKING
 
+import typer
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
@@ -12,6 +14,19 @@ PIPE_WIDTH = 140
 def show(renderable: "RenderableType") -> None:
     """Print tables on stdout; where nobody watches, wide enough that no cell is broken needlessly."""
     console().print(renderable)
+
+
+def show_json(document: object) -> None:
+    """Print a result as one JSON object on stdout.
+
+    Raises
+    ------
+    ValueError
+        It holds an infinity or NaN, which JSON has not.
+    """
+    import json
+
+    typer.echo(json.dumps(document, indent=2, allow_nan=False))
 
 
 def console() -> "Console":

@@ -21,10 +21,10 @@ def doctor(output_format: Printed = Format.TABLE) -> None:
         bad["highspy"] = "not installed, and the base installation needs it; reinstall slo-opt"
     machine = _machine()
     if output_format is Format.JSON:
-        import json
+        from slo_opt.cli.console import show_json
 
         libraries = [asdict(row) for row in rows]
-        typer.echo(json.dumps({"ok": not bad, "machine": machine, "libraries": libraries}, indent=2))
+        show_json({"ok": not bad, "machine": machine, "libraries": libraries})
     else:
         from slo_opt.cli.console import show
         from slo_opt.report.doctor import doctor_tables

@@ -37,13 +37,14 @@ def explain(
             return
     explanations = [explainer.explain(index) for index in declined]
     if output_format is Format.JSON:
-        import json
         from collections import Counter
         from dataclasses import asdict
 
+        from slo_opt.cli.console import show_json
+
         counts = Counter(item.reason.value for item in explanations)
         document = {"declined": len(explanations), "reasons": dict(sorted(counts.items()))}
-        typer.echo(json.dumps({**document, "requests": [asdict(item) for item in explanations]}, indent=2))
+        show_json({**document, "requests": [asdict(item) for item in explanations]})
         return
     from slo_opt.cli.console import show
     from slo_opt.report.table import explain_tables

@@ -235,10 +235,10 @@ def _draw(path: Path, run: "Run") -> None:
 
 def _print(records: "list[RunRecord]", output_format: Format) -> None:
     if output_format is Format.JSON:
-        import json
+        from slo_opt.cli.console import show_json
 
         document = {"schema": "slo-opt-simulate", "schema_version": 1, "runs": [item.to_dict() for item in records]}
-        typer.echo(json.dumps(document, indent=2, allow_nan=False))
+        show_json(document)
         return
     from slo_opt.cli.console import show
     from slo_opt.report.runs import simulate_tables

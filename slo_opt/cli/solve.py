@@ -145,9 +145,9 @@ def _draw(path: Path, report: "SolveReport") -> None:
 
 def _print(document: dict[str, object], output_format: Format) -> None:
     if output_format is Format.JSON:
-        import json
+        from slo_opt.cli.console import show_json
 
-        typer.echo(json.dumps(document, indent=2, allow_nan=False))
+        show_json(document)
         return
     from slo_opt.cli.console import show
     from slo_opt.report.table import solve_tables

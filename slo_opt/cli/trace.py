@@ -149,10 +149,11 @@ def describe(
     )
     statistics = statistics_of(found)
     if output_format is Format.JSON:
-        import json
         from dataclasses import asdict
 
-        typer.echo(json.dumps(asdict(statistics), indent=2, allow_nan=False))
+        from slo_opt.cli.console import show_json
+
+        show_json(asdict(statistics))
         return
     from slo_opt.cli.console import show
     from slo_opt.report.trace import trace_tables
@@ -183,11 +184,11 @@ def validate(
     if not isinstance(found, RawTrace) and found.engine is not None:
         refused = unservable_requests(found.to_instance())
     if output_format is Format.JSON:
-        import json
+        from slo_opt.cli.console import show_json
 
         document = {"valid": True, "format": layout, "requests": count, "has_slos": not raw}
         first = f"{refused[0][0].id}: {refused[0][1]}" if refused else None
-        typer.echo(json.dumps({**document, "unservable": len(refused), "first_unservable": first}, indent=2))
+        show_json({**document, "unservable": len(refused), "first_unservable": first})
         return
     typer.echo(f"{trace}: valid ({layout} format), {count:,} requests{', no SLOs yet' if raw else ''}")
     if refused:
