@@ -213,6 +213,24 @@ def test_drafts_are_as_long_as_leaves_prompts_the_most_time():
         assert set(tokens(answer(plain, jobs, engine=engine, acceptance=acceptance)).values()) == {1}
 
 
+def test_the_pace_is_that_of_decodes_under_an_slo():
+    # 20 decodes take 40 % of the engine until they leave after 30 tokens: at 1.5 s, since a batch lasts 50 ms with
+    # the 20 of best effort. Until 1 s the rest is 400 ms, too little for both prompts.
+    decodes = [decode(f"d{k}", 2.0) for k in range(20)]
+    spare = [best_effort(decode(f"s{k}", 0.0)) for k in range(20)]
+    prompts = [prompt("long", 380, due_s=1.0, value=3.0), prompt("short", 100, due_s=1.0)]
+    lengths = {**{job.id: [31] for job in decodes}, "long": [1], "short": [1]}
+
+    def served(batch_s: float) -> list[str]:
+        policy = SloOptPolicy(context(lengths=OracleLengths(lengths)))
+        assert len(tokens(answer(policy, [*decodes, *spare]))) == 40
+        batch = tokens(answer(policy, [*decodes, *spare, *prompts], last_batch_s=batch_s))
+        return [id for id in batch if id in ("long", "short")]
+
+    assert served(0.05) == ["long"]
+    assert served(0.025) == ["long", "short"]  # gone after 0.75 s
+
+
 def test_a_slow_engine_gets_shorter_batches():
     policy = SloOptPolicy(context())
     jobs = [decode("d", 0.05), prompt("a", 200)]
