@@ -120,7 +120,7 @@ def test_bad_engines_are_refused(field, value, says):
 
 
 def test_unknown_engine_suggests_one():
-    with pytest.raises(InvalidInputError, match=r"did you mean 'llama-3-8b-a100'\?.*opt-6\.7b-a100"):
+    with pytest.raises(InvalidInputError, match=r"Did you mean 'llama-3-8b-a100'\?.*opt-6\.7b-a100"):
         engine_named("llama3-8b-a100")
 
 
