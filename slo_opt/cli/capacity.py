@@ -18,6 +18,7 @@ from slo_opt.cli.sweep import (
     Resume,
     Slowdown,
 )
+from slo_opt.domain.engines import ENGINES
 from slo_opt.policies.lengths import LENGTHS
 from slo_opt.policies.registry import POLICIES
 
@@ -27,9 +28,10 @@ if TYPE_CHECKING:
 
 def capacity(
     scenario: Annotated[
-        str, typer.Option(help="Comma list: chatbot, coder, summarizer, mixed, toolllm, reasoning, polyserve, qoserve.")
+        str,
+        typer.Option(help="Comma list of chatbot, coder, summarizer, mixed, toolllm, reasoning, polyserve, qoserve."),
     ],
-    engine: Annotated[str, typer.Option(help="Comma list of engine models.")],
+    engine: Annotated[str, typer.Option(help=f"Comma list of {', '.join(ENGINES)}.")],
     policies: Annotated[str, typer.Option(help=f"Comma list of {', '.join(POLICIES)}.")] = DEFAULT_POLICIES,
     target: Annotated[float, typer.Option(help="Share of the offered requests to attain.")] = 0.9,
     seeds: Annotated[int, typer.Option(help="Seeds 0, 1, ...; two or more give an interval.", min=1)] = 1,

@@ -73,7 +73,9 @@ def gap(
     scenario: Annotated[
         str | None, typer.Option(help="Named workload, see `capacity`; with TRACE, SLOs for a file that has none.")
     ] = None,
-    engine: Annotated[str | None, typer.Option(help="Engine model; default with TRACE: the one it names.")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="Engine model, see `capacity`; default with TRACE: its own.")
+    ] = None,
     policies: Annotated[str, typer.Option(help=f"Comma list of {', '.join(POLICIES)}.")] = DEFAULT_POLICIES,
     loads: Annotated[str, typer.Option(help="Comma list of multiples of --rate.")] = DEFAULT_LOADS,
     rate: Annotated[

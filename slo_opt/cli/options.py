@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from slo_opt.domain.engines import ENGINES
+
 
 class Format(StrEnum):
     """How a result is printed."""
@@ -22,7 +24,9 @@ class UnservablePolicy(StrEnum):
 
 
 TraceFile = Annotated[str, typer.Argument(metavar="TRACE", help="Trace file, plain or gzip; - for stdin.")]
-Engine = Annotated[str | None, typer.Option(help="Engine model, built-in name; default: the one the trace names.")]
+Engine = Annotated[
+    str | None, typer.Option(help=f"Engine model: {', '.join(ENGINES)}; default: the one the trace names.")
+]
 ScenarioName = Annotated[
     str | None,
     typer.Option("--scenario", help="SLOs for a file that has none: coder, chatbot, mixed, polyserve, ..."),

@@ -29,7 +29,7 @@ Sort = Annotated[bool, typer.Option("--sort", help="Sort by arrival instead of r
 PrefixCache = Annotated[bool, typer.Option("--prefix-cache", help="Mooncake: cache repeated leading blocks.")]
 
 
-@app.command()
+@app.command(short_help="Another format as trace.json, with SLOs.")
 def convert(
     trace: TraceFile,
     output: Output = Path("-"),
@@ -65,7 +65,7 @@ def convert(
     _write(with_best_effort(converted, best_effort, seed) if best_effort else converted, output)
 
 
-@app.command()
+@app.command(short_help="Draw a trace like a published workload.")
 def generate(
     workload: Annotated[
         str,
@@ -121,7 +121,7 @@ def generate(
     _write(drawn.with_provenance(command=shlex.join(words)), output)
 
 
-@app.command()
+@app.command(short_help="Load, burstiness and lengths by SLO class.")
 def describe(
     trace: TraceFile,
     scenario: ScenarioName = None,
@@ -161,7 +161,7 @@ def describe(
     show(trace_tables(statistics))
 
 
-@app.command()
+@app.command(short_help="Whether a trace is sound, and if not, where.")
 def validate(
     trace: TraceFile,
     input_format: InputFormat = None,

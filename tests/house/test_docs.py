@@ -9,6 +9,9 @@ import typer
 
 from slo_opt.cli.exits import ExitCode
 from slo_opt.cli.main import app
+from slo_opt.domain.engines import ENGINES
+from slo_opt.policies.registry import POLICIES
+from slo_opt.traces.scenarios import SCENARIOS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "formulations").glob("*.md")])
@@ -61,3 +64,15 @@ def test_every_command_has_its_row_in_the_readme():
     readme = (ROOT / "README.md").read_text()
     for name in COMMANDS:
         assert f"| `{name}` |" in readme
+
+
+def test_help_of_capacity_names_all_that_can_be_named():
+    words = {parameter.name: parameter.help for parameter in COMMANDS["capacity"].params}
+    for option, known in (("scenario", SCENARIOS), ("engine", ENGINES), ("policies", POLICIES)):
+        assert words[option] == f"Comma list of {', '.join(known)}."
+
+
+def test_no_line_of_the_command_lists_is_cut_off():
+    for group in (typer.main.get_command(app), COMMANDS["trace"]):
+        for command in group.commands.values():
+            assert "..." not in command.get_short_help_str(60)
