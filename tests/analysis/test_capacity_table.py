@@ -124,7 +124,7 @@ def test_gpus():
     [
         ({"policies": ("sarathy",)}, "Did you mean 'sarathi'"),
         ({"scenarios": ("codr",)}, "Did you mean 'coder'"),
-        ({"engines": ("lama-3-8b-a100",)}, "did you mean 'llama-3-8b-a100'"),
+        ({"engines": ("lama-3-8b-a100",)}, "Did you mean 'llama-3-8b-a100'"),
         ({"seeds": 0}, "at least 1"),
         ({"policies": ()}, "no policy is named"),
         ({"options": CapacityOptions(target=1.5)}, "target"),
