@@ -29,7 +29,8 @@ class SloOptPolicy:
     2. Bid prices: while more arrives than can be served, a request must bring the value that the engine time or the KV
        blocks it takes would bring elsewhere (`slo_opt.policies.bid_price`).
     3. The DP picks the best set among those that wait and those whose prompts have begun; who is left out waits for the
-       next plan, until it is hopeless. A prompt that has begun may be given up for better ones.
+       next plan, until it is hopeless. A prompt that has begun may be given up for better ones, a later round of a
+       request never. Where the DP accepts nobody, the shortest prompt worth its price is tried.
     4. A batch takes the decodes and, in deadline order, as much of the prompts as lets it end before the first deadline
        of a token, and within the slack of typical arrivals, so that whoever comes meanwhile is not late.
     5. Without prompts, decodes run ahead of their pace. Where prompts crowd, decodes with a lead sit out.
@@ -42,7 +43,7 @@ class SloOptPolicy:
     cap_quantile : float
         No batch lasts longer than the slack that this share of the arrivals falls short of.
     lead_s : float
-        In a crowd, decodes due later than this sit out; best effort is served when all are.
+        In a crowd, decodes due later than this sit out; best effort is served when all decodes are due later.
     crowd_s : float
         Prompts crowd when one would have less slack than this.
     window_s : float
@@ -57,6 +58,11 @@ class SloOptPolicy:
         Whether declined requests are served at all while others run: for ablations.
     speculate : bool
         Whether decodes are speculated where the engine has a draft model.
+
+    Raises
+    ------
+    InvalidInputError
+        `cap_quantile` is above 1.
 
     References
     ----------
