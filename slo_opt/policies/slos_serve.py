@@ -7,6 +7,7 @@ from slo_opt.policies.admission import Admission, draft_lengths, least_prefill_s
 from slo_opt.policies.budget import tightest_tpot_s
 from slo_opt.policies.edf import due
 from slo_opt.policies.interface import Allocation, EngineSnapshot, Job, Standing
+from slo_opt.policies.margin import Margin
 from slo_opt.policies.registry import PolicyContext
 from slo_opt.policies.step import Step
 from slo_opt.policies.waiting import WaitingQueue
@@ -27,7 +28,8 @@ class SlosServePolicy:
     Chosen here: the plan reserves the peak of KV memory, as in the paper; a request that becomes hopeless while it
     waits is declined without a plan; between plans the undecided begin like all others, in the order of deadlines, and
     whoever has begun is kept; with no decode the period is that of the tightest class; with drafts, where a period
-    stands for several tokens, a batch also ends where the next token of a decode is due.
+    stands for several tokens, a batch also ends where the next token of a decode is due; times are stretched by a learned
+    margin, in the place of the authors' additive slack.
 
     Parameters
     ----------
@@ -76,6 +78,7 @@ class SlosServePolicy:
         self._fixed_tokens = fixed_tokens
         self._best_effort = best_effort
         self._speculate = speculate
+        self._margin = Margin()
         self._queue = WaitingQueue(due)
         self._plan_at_s = -math.inf
         self._ended = 0
@@ -85,6 +88,7 @@ class SlosServePolicy:
         for end in snapshot.finished:
             self._lengths.observe(end)
         self._ended += len(snapshot.finished)
+        self._margin.learn(snapshot.last_batch_s)
         step = Step(snapshot, rank=due)
         self._queue.sync(snapshot.waiting)
         for job in [job for job in (*step.decodes, *step.prefills) if job.missed]:
@@ -92,6 +96,7 @@ class SlosServePolicy:
         drafts = draft_lengths(snapshot, step.decodes) if self._speculate else {}
         admitted = self._admit(snapshot, step, drafts)
         allocation = self._form(snapshot, step, drafts)
+        self._margin.expect(step.batch.time_s if allocation.tokens else None)
         allocation.admitted = [job for job in admitted if job not in step.demoted]
         if not allocation.tokens and len(self._queue):
             allocation.wake_s = max(self._plan_at_s, snapshot.now_s + 1e-3)
@@ -152,6 +157,7 @@ class SlosServePolicy:
                 ends_s += [job.due_s for job in chosen]
             least_s = step.batch.time_s
             seconds = min([seconds, *(end_s - now_s for end_s in ends_s if end_s - now_s > least_s)])
+        seconds /= self._margin.factor
         step.prefill(self._queue, seconds)
         step.serve_spare(self._queue, seconds)
         if not step.batch.entries:
