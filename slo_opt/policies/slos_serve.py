@@ -28,8 +28,8 @@ class SlosServePolicy:
     Chosen here: the plan reserves the peak of KV memory, as in the paper; a request that becomes hopeless while it
     waits is declined without a plan; between plans the undecided begin like all others, in the order of deadlines, and
     whoever has begun is kept; with no decode the period is that of the tightest class; with drafts, where a period
-    stands for several tokens, a batch also ends where the next token of a decode is due; times are stretched by a learned
-    margin, in the place of the authors' additive slack.
+    stands for several tokens, a batch also ends where the next token of a decode is due; times are stretched by a
+    learned margin, in the place of the authors' additive slack.
 
     Parameters
     ----------
@@ -157,7 +157,7 @@ class SlosServePolicy:
                 ends_s += [job.due_s for job in chosen]
             least_s = step.batch.time_s
             seconds = min([seconds, *(end_s - now_s for end_s in ends_s if end_s - now_s > least_s)])
-        seconds /= self._margin.factor
+        seconds = max(seconds / self._margin.factor, min(seconds, self._shortest_s))  # a chunk must fit
         step.prefill(self._queue, seconds)
         step.serve_spare(self._queue, seconds)
         if not step.batch.entries:
