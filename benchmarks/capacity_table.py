@@ -18,7 +18,7 @@ from slo_opt.policies.registry import POLICIES
 from slo_opt.report.capacity import setting_text
 from slo_opt.report.capacity_bars import draw_capacity
 from slo_opt.simulate.capacity import CapacityOptions
-from slo_opt.simulate.pool import Pool, run_tasks
+from slo_opt.simulate.pool import Pool, Progress, run_tasks
 from slo_opt.simulate.results_file import ResultsFile
 
 ROOT = Path(__file__).parents[1]
@@ -66,6 +66,16 @@ def forget(path: Path, policies: set[str]) -> None:
         path.write_text("".join(line for line in lines if json.loads(line)["inputs"].get("policy") not in policies))
 
 
+def timed_lines() -> Progress:
+    """Progress as lines on stderr, each with the seconds since now."""
+    began_s = time.perf_counter()
+
+    def progress(label: str, share: float | None) -> None:
+        print(f"{time.perf_counter() - began_s:6.0f} s  {share or 0:4.0%}  {label}", file=sys.stderr, flush=True)
+
+    return progress
+
+
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -93,11 +103,7 @@ def main() -> int:
     )
     options.units.parent.mkdir(parents=True, exist_ok=True)
     forget(options.units, {name for name in options.rerun.split(",") if name})
-    began_s = time.perf_counter()
-
-    def progress(label: str, share: float | None) -> None:
-        print(f"{time.perf_counter() - began_s:6.0f} s  {share or 0:4.0%}  {label}", file=sys.stderr, flush=True)
-
+    progress = timed_lines()
     with ResultsFile(options.units) as results:
         run_tasks(request.tasks(), Pool(options.jobs, options.ray), results, progress)
         document = capacity_document(request, results.results)

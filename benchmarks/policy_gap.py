@@ -10,7 +10,6 @@ benchmarks/results/policy_gap.json and .md, and a picture of each table.
 import argparse
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from slo_opt.simulate.pool import Pool, run_tasks
 from slo_opt.simulate.results_file import ResultsFile
 
 sys.path.insert(0, str(Path(__file__).parent))
-from capacity_table import RESULTS, ROOT, SCENARIOS, forget
+from capacity_table import RESULTS, ROOT, SCENARIOS, forget, timed_lines
 
 LOADS = (0.6, 0.8, 1.0, 1.2, 1.4)
 
@@ -77,11 +76,7 @@ def main() -> int:
     pool = Pool(options.jobs, options.ray)
     options.units.parent.mkdir(parents=True, exist_ok=True)
     forget(options.units, {name for name in options.rerun.split(",") if name})
-    began_s = time.perf_counter()
-
-    def progress(label: str, share: float | None) -> None:
-        print(f"{time.perf_counter() - began_s:6.0f} s  {share or 0:4.0%}  {label}", file=sys.stderr, flush=True)
-
+    progress = timed_lines()
     with ResultsFile(options.units) as results:
         first = [
             CapacityRequest((scenario,), (engine,), (options.reference,), 1, options.duration, options.data).task(

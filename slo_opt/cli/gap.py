@@ -40,7 +40,7 @@ DEFAULT_LOADS = "0.6,0.8,1,1.2,1.4"
 _OF_A_TRACE = ("scales", "input_format", "window", "unservable")
 _OF_A_WORKLOAD = ("loads", "rate", "reference", "target", "duration", "data")
 _OF_A_SEARCH = ("reference", "target")
-_REFERENCE = next((name for name in ("slo-opt", "slos-serve") if name in POLICIES), "vllm-fcfs")
+_REFERENCE = "slo-opt"
 
 
 def parse_loads(text: str, option: str) -> tuple[float, ...]:

@@ -48,6 +48,11 @@ def refuse_given(context: typer.Context, names: Iterable[str], why: str) -> None
             raise typer.BadParameter(f"--{name.replace('_', '-')} is of use {why}")
 
 
+def comma_list(text: str) -> tuple[str, ...]:
+    """The names in a comma list, each once."""
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
 def score_rule_named(name: str | None) -> ScoreRule | None:
     """The score rule of that name; None for None.
 

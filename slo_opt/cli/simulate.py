@@ -41,10 +41,11 @@ def parse_policies(text: str) -> tuple[str, ...]:
     InvalidInputError
         It names none, or one that does not exist.
     """
+    from slo_opt.cli.inputs import comma_list
     from slo_opt.domain.errors import InvalidInputError
     from slo_opt.policies.registry import policy_entry
 
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    names = comma_list(text)
     if not names:
         raise InvalidInputError(f"--policy {text!r} names no policy; known: {', '.join(POLICIES)}")
     for name in names:

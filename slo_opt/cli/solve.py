@@ -35,10 +35,11 @@ def parse_methods(text: str) -> tuple[str, ...]:
     InvalidInputError
         It names none.
     """
+    from slo_opt.cli.inputs import comma_list
     from slo_opt.domain.errors import InvalidInputError
     from slo_opt.solvers.registry import SCHEDULE_SOLVERS
 
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    names = comma_list(text)
     if not names:
         raise InvalidInputError(f"--method {text!r} names no method; known: {', '.join(SCHEDULE_SOLVERS)}")
     return names

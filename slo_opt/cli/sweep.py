@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from slo_opt.policies.lengths import LENGTHS
-from slo_opt.policies.registry import POLICIES
 
 if TYPE_CHECKING:
     from slo_opt.simulate.pool import Pool, Progress
     from slo_opt.simulate.results_file import ResultsFile
     from slo_opt.simulate.tasks import Task
 
-DEFAULT_POLICIES = ",".join(name for name in ("vllm-fcfs", "sarathi", "slos-serve", "slo-opt") if name in POLICIES)
+DEFAULT_POLICIES = "vllm-fcfs,sarathi,slos-serve,slo-opt"
 
 Lengths = Annotated[str, typer.Option(help=f"What policies know of output lengths: {', '.join(LENGTHS)}.")]
 DataDir = Annotated[
@@ -46,9 +45,10 @@ def parse_names(text: str, option: str) -> tuple[str, ...]:
     InvalidInputError
         It names none.
     """
+    from slo_opt.cli.inputs import comma_list
     from slo_opt.domain.errors import InvalidInputError
 
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    names = comma_list(text)
     if not names:
         raise InvalidInputError(f"{option} {text!r} names none; give one name or a comma list")
     return names

@@ -153,7 +153,8 @@ class EngineModel:
         batches = -(-prompt_tokens // self.max_num_batched_tokens)
         roofline = max(piece.per_token_s * prompt_tokens + piece.base_s * batches for piece in self.pieces)
         pairs = prefill_pairs(prompt_tokens, cached_tokens)
-        return roofline + self.prefill_pair_s * pairs + batches * (self.request_s + self.host_s)
+        # Summed in the order of `batch_time_s`, so that one batch takes the same time to the digit.
+        return roofline + self.prefill_pair_s * pairs + batches * self.request_s + batches * self.host_s
 
     def least_step_s(self, context_tokens: int) -> float:
         """Lower bound on the engine time between two tokens of a request, at `context_tokens` in its KV cache.

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from slo_opt.domain.engine import EngineModel, prefill_pairs
+from slo_opt.domain.engine import EngineModel
 from slo_opt.domain.engines import engine_named
 from slo_opt.domain.plan import MAX_PLAN_S, admission_problem
 from slo_opt.domain.snapshot import AdmissionSnapshot, Candidate, Decoding
@@ -25,10 +25,7 @@ MIN_VALUE = 1e-9
 
 def least_prefill_s(job: Job, engine: EngineModel) -> float:
     """Engine time, at least, before the next token of a job with tokens to prefill."""
-    left, past = job.known_tokens - job.computed_tokens, job.computed_tokens
-    if left > engine.max_num_batched_tokens:
-        return engine.least_prefill_s(left, past)
-    return engine.batch_time_s(left, prefill_pairs=prefill_pairs(left, past), num_requests=1)
+    return engine.least_prefill_s(job.left_tokens, job.computed_tokens)
 
 
 @dataclass(frozen=True, slots=True)

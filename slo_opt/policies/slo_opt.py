@@ -161,9 +161,10 @@ class SloOptPolicy:
                 self._slack.arrived(job.first_due_s - job.release_s - least_prefill_s(job, snapshot.engine))
         worthy = self._priced(snapshot, waiting, new)
         kept = [job for job in (*step.prefills, *waiting) if not self._give_up or _committed(job)]
-        free = [job for job in (*step.prefills, *worthy) if job not in set(kept)]
+        sure = set(kept)
+        free = [job for job in (*step.prefills, *worthy) if job not in sure]
         accepted = self._admission.accept(snapshot, step.decodes, kept, free, drafts, self._pace)
-        self._accepted = set(kept) | (accepted or set())
+        self._accepted = sure | (accepted or set())
         self._worthy = set(worthy)
         if accepted is not None:
             for job in [job for job in step.prefills if job not in self._accepted]:

@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from slo_opt.report.sweep_heading import sweep_heading
 from slo_opt.report.table import new_table, percent, plural
 
 
@@ -59,23 +60,13 @@ def setting_text(row: Mapping[str, Any]) -> str:
 
 def _heading(document: Mapping[str, Any]) -> Text:
     text = Text(f"Capacity at {percent(document['target'], 0)} attainment", style="bold")
-    seeds, simulation = document["seeds"], document["simulation"]
     facts = [
-        plural(seeds, "seed"),
+        plural(document["seeds"], "seed"),
         f"lengths {document['lengths']}",
         f"score rule {document['score_rule']}",
         f"rate to {percent(document['tolerance'], 0)}",
     ]
-    if simulation["acceptance"]:
-        facts.append(f"drafts accepted {simulation['acceptance']:g}")
-    if simulation["noise"]:
-        facts.append(f"noise {simulation['noise']:g}")
-    if simulation["slowdown"] != 1:
-        facts.append(f"{simulation['slowdown']:g}x slower than the model")
-    text.append("\n" + " · ".join(facts), style="not bold dim")
-    if not document["complete"]:
-        text.append("\nnot complete: interrupted", style="not bold red")
-    return text
+    return sweep_heading(text, facts, document)
 
 
 def _means(document: Mapping[str, Any]) -> RenderableType:

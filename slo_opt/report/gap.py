@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from slo_opt.analysis.solve import SERVABLE
+from slo_opt.report.sweep_heading import sweep_heading
 from slo_opt.report.table import new_table, percent
 
 _MAX_CLASSES = 12
@@ -47,17 +48,7 @@ def _heading(document: Mapping[str, Any]) -> Text:
         f"lengths {document['lengths']}",
         "best static setting" if document["all_settings"] else "default settings",
     ]
-    simulation = document["simulation"]
-    if simulation["acceptance"]:
-        facts.append(f"drafts accepted {simulation['acceptance']:g}")
-    if simulation["noise"]:
-        facts.append(f"noise {simulation['noise']:g}")
-    if simulation["slowdown"] != 1:
-        facts.append(f"{simulation['slowdown']:g}x slower than the model")
-    text.append("\n" + " · ".join(facts), style="not bold dim")
-    if not document["complete"]:
-        text.append("\nnot complete: interrupted", style="not bold red")
-    return text
+    return sweep_heading(text, facts, document)
 
 
 def _loads(document: Mapping[str, Any], loads: list[Mapping[str, Any]]) -> Table:

@@ -11,6 +11,7 @@ from slo_opt.policies.lengths import LengthPredictor, NoLengths, OracleLengths, 
 from slo_opt.policies.registry import PolicyContext, make_policy
 from slo_opt.simulate.run import Run
 from slo_opt.simulate.simulator import SimulationOptions, simulate
+from slo_opt.traces.trace import context_tokens
 
 
 @dataclass(frozen=True)
@@ -68,21 +69,10 @@ def _instance(rng: random.Random) -> Instance:
         requests.append(Request(f"r{i}", arrival_s, tuple(stages)))
         arrival_s += rng.expovariate(1.0) * gap_s
     # Mostly a little more memory than the longest request needs: preemptions, and few requests that never fit.
-    longest = max(engine.kv_blocks_for(_context_tokens(request)) for request in requests)
+    longest = max(engine.kv_blocks_for(context_tokens(request)) for request in requests)
     if rng.random() < 0.8:
         engine = replace(engine, kv_blocks=longest + rng.choice([0, 1, longest // 2, 3 * longest, 1000]))
     return Instance("random", tuple(requests), classes, engine, rng.choice(list(ScoreRule)))
-
-
-def _context_tokens(request: Request) -> int:
-    """Most tokens of context over its rounds."""
-    most = context = 0
-    for stage in request.stages:
-        if stage.prompt_tokens:
-            context = stage.cached_tokens + stage.prompt_tokens
-        context += stage.output_tokens
-        most = max(most, context)
-    return most
 
 
 def _engine(rng: random.Random) -> EngineModel:
