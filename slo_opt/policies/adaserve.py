@@ -49,7 +49,7 @@ class AdaServePolicy:
     def decide(self, snapshot: EngineSnapshot) -> Allocation:
         """The next batch."""
         queue = self._queue
-        queue.sync(snapshot.waiting)
+        queue.sync(snapshot.waiting, snapshot.disturbed)
         step = Step(snapshot)
         decodes = step.decodes
         if snapshot.acceptance > 0 and decodes:

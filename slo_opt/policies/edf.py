@@ -37,7 +37,7 @@ class EdfPolicy:
     def decide(self, snapshot: EngineSnapshot) -> Allocation:
         """The next batch."""
         queue = self._queue
-        queue.sync(snapshot.waiting)
+        queue.sync(snapshot.waiting, snapshot.disturbed)
         step = Step(snapshot, rank=due)
         decodes = step.decodes
         if len(decodes) > min(step.batch.tokens_left, step.batch.seqs_left):

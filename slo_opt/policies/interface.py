@@ -141,6 +141,8 @@ class EngineSnapshot:
         How long the last batch took.
     acceptance : float
         Chance that a drafted token is accepted; 0 where the engine has no draft model.
+    disturbed : bool
+        Whether the engine did otherwise than the last decision said: requests were aborted, or the plan not followed.
     """
 
     now_s: float
@@ -151,6 +153,7 @@ class EngineSnapshot:
     finished: list[RoundEnd] = field(default_factory=list)
     last_batch_s: float | None = None
     acceptance: float = 0.0
+    disturbed: bool = False
 
 
 @dataclass(slots=True)

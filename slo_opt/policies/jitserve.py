@@ -74,7 +74,7 @@ class JitServePolicy:
             self._lengths.observe(end)
         if snapshot.last_batch_s is not None:
             self._step_s += _SMOOTHING * (snapshot.last_batch_s - self._step_s)
-        queue.sync(snapshot.waiting)
+        queue.sync(snapshot.waiting, snapshot.disturbed)
         step = Step(snapshot, rank=self._key)
         if self._batches % self._frame == 0:
             queue.rekey()

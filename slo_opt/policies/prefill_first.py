@@ -39,7 +39,7 @@ class PrefillFirstPolicy:
     def decide(self, snapshot: EngineSnapshot) -> Allocation:
         """The next batch."""
         queue = self._queue
-        queue.sync(snapshot.waiting)
+        queue.sync(snapshot.waiting, snapshot.disturbed)
         step = Step(snapshot)
         step.batch.cap(self._budget)
         first = queue.first()

@@ -64,7 +64,7 @@ class QoServePolicy:
     def decide(self, snapshot: EngineSnapshot) -> Allocation:
         """The next batch."""
         queue, now_s = self._queue, snapshot.now_s
-        queue.sync(snapshot.waiting)
+        queue.sync(snapshot.waiting, snapshot.disturbed)
         step = Step(snapshot, rank=_decodes_first)
         while (first := queue.first()) is not None and self._hopeless(first, now_s):
             step.demoted.append(queue.demote())

@@ -152,23 +152,34 @@ POLICIES = {entry.name: entry for entry in _ALL}
 
 
 def policy_entry(name: str) -> PolicyEntry:
-    """The policy of that name.
+    """The policy of that name, or a class of one's own as ``module:Class``.
 
     Raises
     ------
     InvalidInputError
         There is none; the message suggests the nearest.
     """
+    if ":" in name:
+        return PolicyEntry(name, "a policy of one's own", name, compiles=True)
     if name not in POLICIES:
         from slo_opt.traces.nearest import did_you_mean
 
-        raise InvalidInputError(f"unknown policy {name!r}. {did_you_mean(name, POLICIES)}Known: {', '.join(POLICIES)}")
+        raise InvalidInputError(
+            f"unknown policy {name!r}. {did_you_mean(name, POLICIES)}Known: {', '.join(POLICIES)}, or module:Class"
+        )
     return POLICIES[name]
 
 
 def _factory(entry: PolicyEntry) -> Any:
     module, _, attribute = entry.factory.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        if entry.name in POLICIES:
+            raise
+        raise InvalidInputError(
+            f"policy {entry.name!r} cannot be loaded: {error}; expected module:Class, with the module on Python's path"
+        ) from error
 
 
 def prepare(names: Iterable[str], announce: Callable[[str, None], None] | None = None) -> None:

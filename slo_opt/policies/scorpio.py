@@ -49,7 +49,7 @@ class ScorpioPolicy:
     def decide(self, snapshot: EngineSnapshot) -> Allocation:
         """The next batch."""
         queue = self._queue
-        queue.sync(snapshot.waiting)
+        queue.sync(snapshot.waiting, snapshot.disturbed)
         step = Step(snapshot)
         tightest_s = min([job.tpot_s for job in step.decodes], default=self._default_s)
         self._join(step, tightest_s)

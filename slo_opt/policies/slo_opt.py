@@ -111,7 +111,7 @@ class SloOptPolicy:
         self._margin.learn(snapshot.last_batch_s)
         self._pace.learn(snapshot.last_batch_s)
         step = Step(snapshot, rank=due)
-        self._queue.sync(snapshot.waiting)
+        self._queue.sync(snapshot.waiting, snapshot.disturbed)
         self._relegate(snapshot, step)
         drafts = draft_lengths(snapshot, step.decodes) if self._speculate else {}
         waiting = self._queue.under_slo()

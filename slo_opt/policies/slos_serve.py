@@ -90,7 +90,7 @@ class SlosServePolicy:
         self._ended += len(snapshot.finished)
         self._margin.learn(snapshot.last_batch_s)
         step = Step(snapshot, rank=due)
-        self._queue.sync(snapshot.waiting)
+        self._queue.sync(snapshot.waiting, snapshot.disturbed)
         for job in [job for job in (*step.decodes, *step.prefills) if job.missed]:
             step.demote(job)
         drafts = draft_lengths(snapshot, step.decodes) if self._speculate else {}

@@ -12,8 +12,8 @@ _BEST_EFFORT = Standing.BEST_EFFORT
 class WaitingQueue:
     """Waiting jobs by ascending key; best-effort jobs apart, by arrival.
 
-    A decision costs no more than the jobs that came or went since the one before. Should the engine have done otherwise
-    than it was told, the queue is built anew.
+    A decision costs no more than the jobs that came or went since the one before. Where the engine did otherwise than it
+    was told, the queue is built anew.
 
     Parameters
     ----------
@@ -40,8 +40,18 @@ class WaitingQueue:
         """Jobs that wait, best effort left out."""
         return len(self._heap)
 
-    def sync(self, waiting: Sequence[Job]) -> None:
-        """Take in what has come since the last decision: arrivals at the back, preempted jobs at the front."""
+    def sync(self, waiting: Sequence[Job], disturbed: bool = False) -> None:
+        """Take in what has come since the last decision: arrivals at the back, preempted jobs at the front.
+
+        Parameters
+        ----------
+        waiting : sequence of Job
+            `EngineSnapshot.waiting`.
+        disturbed : bool
+            `EngineSnapshot.disturbed`: nothing can be concluded from the last decision.
+        """
+        if disturbed:
+            self._clear()
         known = self._known
         new: list[Job] = []
         for job in reversed(waiting):
