@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal, NoReturn, cast, get_args
 
 from slo_opt.domain.engines import ENGINES
@@ -380,7 +381,8 @@ def _check_kinds(item: Any, where: str) -> None:
 
 def _kind_of(annotation: Any) -> type | None:
     """The plain type of an annotation such as ``float | None``; None for a mapping, a path or a choice."""
-    return next((kind for kind in _KINDS if kind in (annotation, *get_args(annotation)[:1])), None)
+    plain = get_args(annotation)[0] if isinstance(annotation, UnionType) else annotation
+    return plain if plain in _KINDS else None
 
 
 def _check_range(where: str, key: str, value: float | None, above: float, most: float, unit: str) -> None:
