@@ -7,13 +7,10 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from slo_opt.domain.engine import prefill_pairs
 from slo_opt.domain.instance import TIME_TOLERANCE_S, Instance
 from slo_opt.domain.schedule import Batch, Schedule
-from slo_opt.domain.slo import TTFT_TOLERANCE, ScoreRule
+from slo_opt.domain.token_clock import Scores, TokenClock, scores_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,38 +40,13 @@ class Violation:
 
 
 @dataclass(frozen=True, slots=True)
-class StageTimes:
-    """What one stage got; seconds, NaN for what never happened.
+class Evaluation(Scores):
+    """Outcome of a replay: its scores, and whether the schedule is legal.
 
     Parameters
     ----------
-    release_s, first_token_s, last_token_s : float
-        Actual times.
-    first_due_s : float
-        Deadline of the first token.
-    lateness_s : float
-        Worst lateness over the stage's tokens under the score rule; <= 0 is on time.
-    """
-
-    release_s: float
-    first_token_s: float
-    last_token_s: float
-    first_due_s: float
-    lateness_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """Outcome of a replay.
-
-    Parameters
-    ----------
-    attained, finished, counted : (N,) bool arrays
-        Per request: every token on time; all tokens produced; offered under an SLO (not best effort).
-    value : float
-        Sum of the values of the attained requests.
-    stages : tuple of tuple of StageTimes
-        Per request, its stages so far.
+    attained, finished, counted, value, stages
+        See `Scores`.
     violations : tuple of Violation
         Empty for a legal schedule.
     busy_s : float
@@ -85,11 +57,6 @@ class Evaluation:
         Scheduled tokens.
     """
 
-    attained: NDArray[np.bool_]
-    finished: NDArray[np.bool_]
-    counted: NDArray[np.bool_]
-    value: float
-    stages: tuple[tuple[StageTimes, ...], ...]
     violations: tuple[Violation, ...]
     busy_s: float
     peak_kv_blocks: int
@@ -100,52 +67,23 @@ class Evaluation:
         """Whether the schedule breaks no rule."""
         return not self.violations
 
-    @property
-    def num_attained(self) -> int:
-        """Requests attained."""
-        return int(self.attained.sum())
 
-
-class _Progress:
-    """One request under replay: its KV cache, and its token clock.
-
-    Token ``n`` of a stage with a prompt is due ``n - 1`` TPOTs after `clock_s`, of a continued decode ``n``: there the
-    last token of the phase before counts as token 0.
-    """
+class _Progress(TokenClock):
+    """One request under replay: its token clock, and its KV cache."""
 
     def __init__(self, instance: Instance, index: int, cached_tokens: int) -> None:
-        request = instance.requests[index]
-        self.rule = instance.score_rule
-        self.stages = request.stages
-        self.limits_s = [instance.ttft_limit_s(stage) if stage.prompt_tokens else 0.0 for stage in request.stages]
-        stretch = TTFT_TOLERANCE if self.rule is ScoreRule.FIRST_LATE_SHIFTS else 1.0
-        self.tpots_s = [instance.tpot_s(stage) * stretch for stage in request.stages]
-        self.times: list[StageTimes] = []
-        self.stage = 0
         self.replica = -1
         self.known = self.computed = 0  # tokens of context that exist, and of those the ones in the KV cache
-        self.clock_s = 0.0
-        self._open(request.arrival_s + self.stages[0].pause_s)
+        super().__init__(instance, index)
         self.computed += cached_tokens
 
     def _open(self, release_s: float) -> None:
+        super()._open(release_s)
         stage = self.stages[self.stage]
-        self.release_s = release_s
-        self.emitted = 0
-        self.first_s = self.last_s = math.nan
-        self.lateness_s = -math.inf
         if stage.prompt_tokens:
             self.computed = stage.cached_tokens
             self.known = stage.cached_tokens + stage.prompt_tokens
-            self.clock_s = release_s + self.limits_s[self.stage]
-            self.first_due_s = self.clock_s
             self.replica = -1
-        else:
-            self.first_due_s = self.clock_s + self.tpots_s[self.stage]
-
-    @property
-    def done(self) -> bool:
-        return self.stage == len(self.stages)
 
     @property
     def decoding(self) -> bool:
@@ -155,34 +93,8 @@ class _Progress:
 
     def emit(self, now_s: float) -> None:
         """One output token at `now_s`."""
-        stage = self.stages[self.stage]
         self.known += 1
-        self.emitted += 1
-        self.last_s = now_s
-        first_of_prompt = self.emitted == 1 and stage.prompt_tokens > 0
-        last = self.emitted == stage.output_tokens
-        if self.emitted == 1:
-            self.first_s = now_s
-        steps = self.emitted - (stage.prompt_tokens > 0)
-        due_s = self.clock_s + steps * self.tpots_s[self.stage]
-        if first_of_prompt and self.rule is ScoreRule.FIRST_LATE_SHIFTS:
-            due_s = self.release_s + self.limits_s[self.stage] * TTFT_TOLERANCE
-            self.clock_s = max(self.clock_s, now_s)
-        elif first_of_prompt and self.rule is ScoreRule.MEAN_TPOT:
-            self.clock_s = now_s
-        if self.rule is not ScoreRule.MEAN_TPOT or first_of_prompt or last:
-            self.lateness_s = max(self.lateness_s, now_s - due_s)
-        if last:
-            self.times.append(self.snapshot())
-            self.clock_s = (
-                now_s if self.rule is ScoreRule.MEAN_TPOT else self.clock_s + steps * self.tpots_s[self.stage]
-            )
-            self.stage += 1
-            if not self.done:
-                self._open(now_s + self.stages[self.stage].pause_s)
-
-    def snapshot(self) -> StageTimes:
-        return StageTimes(self.release_s, self.first_s, self.last_s, self.first_due_s, self.lateness_s)
+        super().emit(now_s)
 
 
 class _Replay:
@@ -365,26 +277,13 @@ def evaluate(instance: Instance, schedule: Schedule) -> Evaluation:
     replay = _Replay(instance, schedule.cached)
     for b, batch in enumerate(schedule):
         replay.run(b, batch)
-    count = len(instance.requests)
-    attained, finished = np.zeros(count, dtype=np.bool_), np.zeros(count, dtype=np.bool_)
-    counted = np.array([not instance.slo_of(request).best_effort for request in instance.requests], dtype=np.bool_)
-    stages: list[tuple[StageTimes, ...]] = []
-    for i in range(count):
-        state = replay.progress.get(i)
-        if state is None:
-            stages.append(())
-            continue
-        finished[i] = state.done
-        stages.append((*state.times, *(() if state.done else (state.snapshot(),))))
-        on_time = all(times.lateness_s <= TIME_TOLERANCE_S for times in state.times)
-        attained[i] = state.done and counted[i] and on_time
-    value = math.fsum(instance.value_of(instance.requests[i]) for i in np.flatnonzero(attained))
+    found = scores_of(instance, replay.progress)
     return Evaluation(
-        attained=attained,
-        finished=finished,
-        counted=counted,
-        value=value,
-        stages=tuple(stages),
+        attained=found.attained,
+        finished=found.finished,
+        counted=found.counted,
+        value=found.value,
+        stages=found.stages,
         violations=tuple(replay.violations),
         busy_s=replay.busy_s,
         peak_kv_blocks=replay.peak_kv_blocks,
