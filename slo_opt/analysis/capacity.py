@@ -10,7 +10,6 @@ from typing import Any
 from slo_opt.analysis.confidence import mean_and_interval
 from slo_opt.analysis.runs import software_versions
 from slo_opt.domain.engine import EngineModel
-from slo_opt.domain.engines import engine_named
 from slo_opt.domain.errors import InvalidInputError
 from slo_opt.domain.fingerprint import engine_hash
 from slo_opt.domain.slo import ScoreRule
@@ -21,6 +20,7 @@ from slo_opt.simulate.simulator import SimulationOptions
 from slo_opt.simulate.tasks import Task
 from slo_opt.simulate.verdict import needed
 from slo_opt.simulate.workload import Workload
+from slo_opt.traces.engine_file import engine_from
 from slo_opt.traces.nearest import did_you_mean
 
 SCHEMA = "slo-opt-capacity"
@@ -82,7 +82,7 @@ class CapacityRequest:
 
     def workload(self, scenario: str, engine: str, seed: int) -> Workload:
         """The workload of a cell and a seed; its rate is the search's."""
-        return Workload(scenario, engine_named(engine), 1.0, self.duration_s, seed, self.data_dir, self.score_rule)
+        return Workload(scenario, engine_from(engine), 1.0, self.duration_s, seed, self.data_dir, self.score_rule)
 
     def task(self, scenario: str, engine: str, policy: str, seed: int) -> Task:
         """One unit: a policy's capacity for one seed."""
@@ -116,7 +116,7 @@ def capacity_unit(inputs: Mapping[str, Any], data_dir: str | None) -> dict[str, 
     """The work of a task of `CapacityRequest.task`; a plain JSON object."""
     workload = Workload(
         inputs["scenario"],
-        engine_named(inputs["engine"]),
+        engine_from(inputs["engine"]),
         1.0,
         inputs["duration_s"],
         inputs["seed"],
@@ -210,7 +210,7 @@ def _cell(scenario: str, engine: str, source: str | None, rows: list[dict[str, A
     return {
         "scenario": scenario,
         "engine": engine,
-        "engine_hash": engine_hash(engine_named(engine)),
+        "engine_hash": engine_hash(engine_from(engine)),
         "gpus": gpus_of(engine),
         "source": source,
         "baseline": None if best is None else best["policy"],

@@ -7,12 +7,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from slo_opt.domain.engines import engine_named
 from slo_opt.domain.errors import InvalidInputError
 from slo_opt.domain.fingerprint import engine_hash
 from slo_opt.domain.instance import Instance
 from slo_opt.domain.slo import ScoreRule
 from slo_opt.simulate.workload import Workload
+from slo_opt.traces.engine_file import engine_from
 from slo_opt.traces.read import read_trace
 from slo_opt.traces.unservable import apply_unservable
 
@@ -46,7 +46,7 @@ class ScenarioSource:
 
     def workload(self, load: float) -> Workload:
         """The workload at a load."""
-        engine = engine_named(self.engine)
+        engine = engine_from(self.engine)
         return Workload(
             self.scenario, engine, self.rate * load, self.duration_s, self.seed, self.data_dir, self.score_rule
         )
@@ -109,7 +109,7 @@ class TraceSource:
 
     def inputs(self, load: float) -> dict[str, Any]:
         """What the instance of a load depends on."""
-        engine = None if self.engine is None else engine_hash(engine_named(self.engine))
+        engine = None if self.engine is None else engine_hash(engine_from(self.engine))
         return {"kind": "trace", **self._options(), "scale": load, "engine_hash": engine, "file": _digest(self.path)}
 
     def _options(self) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def instance_of(inputs: Mapping[str, Any], place: str | None) -> Instance:
     if inputs["kind"] == "scenario":
         return Workload(
             inputs["scenario"],
-            engine_named(inputs["engine"]),
+            engine_from(inputs["engine"]),
             inputs["rate"],
             inputs["duration_s"],
             inputs["seed"],

@@ -25,7 +25,10 @@ class UnservablePolicy(StrEnum):
 
 TraceFile = Annotated[str, typer.Argument(metavar="TRACE", help="Trace file, plain or gzip; - for stdin.")]
 Engine = Annotated[
-    str | None, typer.Option(help=f"Engine model: {', '.join(ENGINES)}; default: the one the trace names.")
+    str | None,
+    typer.Option(
+        help=f"Engine model: {', '.join(ENGINES)}, or a file that calibrate wrote; default: the one the trace names."
+    ),
 ]
 ScenarioName = Annotated[
     str | None,

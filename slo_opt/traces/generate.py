@@ -10,6 +10,7 @@ from slo_opt.domain.engines import engine_named
 from slo_opt.domain.errors import InvalidInputError
 from slo_opt.traces.arrivals import arrival_times, arrivals_named
 from slo_opt.traces.best_effort import with_best_effort
+from slo_opt.traces.engine_file import portable
 from slo_opt.traces.profiles import Profile, profile_named
 from slo_opt.traces.rows import RawTrace, Row, Scalar
 from slo_opt.traces.scenarios import SCENARIOS, apply_scenario, checked_seed, scenario_named
@@ -63,6 +64,7 @@ def generate(
         Unknown names, a rate, duration or share that makes no sense, or no arrival falls in the duration.
     """
     checked_seed(seed)
+    engine = portable(engine)
     model = engine_named(engine) if isinstance(engine, str) else engine
     parts = list(SCENARIOS["mixed"].parts) if workload == "mixed" else [workload]
     profiles = [profile_named(part) for part in parts]

@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from slo_opt.domain.engine import EngineModel
-from slo_opt.domain.engines import engine_named
 from slo_opt.domain.errors import InvalidInputError, TraceFormatError
+from slo_opt.traces.engine_file import portable
 from slo_opt.traces.formats import azure, bailian, burstgpt, mooncake, native, plain
 from slo_opt.traces.formats.detect import TraceFormat, detect, format_named
 from slo_opt.traces.rows import RawTrace, Scalar
@@ -48,7 +48,8 @@ def read_trace(
     scenario : str, optional
         SLOs to assign. Raw formats carry none and need one; a native trace given one has its SLOs re-assigned.
     engine : str or EngineModel, optional
-        Becomes the trace's engine; with a scenario, requests over its context are dropped and counted.
+        A built-in engine, a file of one, or a model. Becomes the trace's engine; with a scenario, requests over its
+        context are dropped and counted.
     seed : int
         For what the scenario draws.
     window : (float, float), optional
@@ -106,8 +107,7 @@ def read_any(
     """As `read_trace`, but a raw format without a scenario gives its rows, which carry no SLOs."""
     if scenario is not None:
         scenario_named(scenario)
-    if isinstance(engine, str):
-        engine_named(engine)
+    engine = portable(engine)
     chosen = None if input_format is None else format_named(input_format)
     source = load(path)
     chosen = detect(source) if chosen is None else chosen

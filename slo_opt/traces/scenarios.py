@@ -18,6 +18,7 @@ from slo_opt.domain.engines import engine_named
 from slo_opt.domain.errors import InvalidInputError, TraceFormatError
 from slo_opt.domain.request import MAX_TOKENS, Request, Stage
 from slo_opt.domain.slo import ScoreRule, SloClass
+from slo_opt.traces.engine_file import portable
 from slo_opt.traces.nearest import did_you_mean
 from slo_opt.traces.rows import RawTrace, Row, Scalar
 from slo_opt.traces.trace import Trace, context_tokens
@@ -218,6 +219,7 @@ def apply_scenario(
         A row names a part that the scenario does not have.
     """
     chosen = scenario_named(scenario) if isinstance(scenario, str) else scenario
+    engine = portable(engine)
     model = engine_named(engine) if isinstance(engine, str) else engine
     rng = np.random.default_rng(checked_seed(seed))
     names = list(chosen.parts)

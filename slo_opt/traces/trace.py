@@ -6,11 +6,12 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from slo_opt.domain.engine import EngineModel
-from slo_opt.domain.engines import ENGINES, engine_named
+from slo_opt.domain.engines import ENGINES
 from slo_opt.domain.errors import InvalidInputError
 from slo_opt.domain.instance import Instance
 from slo_opt.domain.request import Request
 from slo_opt.domain.slo import ScoreRule, SloClass
+from slo_opt.traces.engine_file import engine_from
 from slo_opt.traces.rows import RawTrace, Row, Scalar
 
 Arrival = TypeVar("Arrival", Request, Row)
@@ -81,7 +82,7 @@ class Trace:
         return self.requests[-1].arrival_s - self.requests[0].arrival_s
 
     def engine_model(self, engine: str | EngineModel | None = None) -> EngineModel:
-        """The engine to use: `engine` if given, else the trace's own.
+        """The engine to use: `engine` (a built-in one, a file or a model) if given, else the trace's own.
 
         Raises
         ------
@@ -91,7 +92,7 @@ class Trace:
         chosen = self.engine if engine is None else engine
         if chosen is None:
             raise InvalidInputError(f"{self.name}: the trace names no engine; choose one: --engine {'|'.join(ENGINES)}")
-        return engine_named(chosen) if isinstance(chosen, str) else chosen
+        return engine_from(chosen) if isinstance(chosen, str) else chosen
 
     def to_instance(
         self,

@@ -1,17 +1,17 @@
 """The native ``trace.json``: read strictly, written deterministically. See docs/trace-format.md."""
 
-import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
 
-from slo_opt.domain.engine import EngineModel, RooflinePiece
+from slo_opt.domain.engine import EngineModel
 from slo_opt.domain.engines import ENGINES
 from slo_opt.domain.errors import InvalidInputError, TraceFormatError
 from slo_opt.domain.request import Prefix, Request, Stage
 from slo_opt.domain.slo import ScoreRule, SloClass
-from slo_opt.traces.formats.tables import in_words
+from slo_opt.traces.engine_file import EngineFields, PieceFields, Strict, changed_fields, engine_fields, engine_of
+from slo_opt.traces.json_file import invalid, malformed, missing_field, place_of
 from slo_opt.traces.nearest import did_you_mean
 from slo_opt.traces.rows import Scalar
 from slo_opt.traces.source import Source
@@ -23,36 +23,7 @@ VERSION: Literal[1] = 1
 _Name = Annotated[str, msgspec.Meta(min_length=1)]
 
 
-class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Unknown fields are errors: a misspelt one would be lost without a word."""
-
-
-class PieceFields(_Strict, frozen=True):
-    """A roofline piece of an inline engine."""
-
-    per_token_s: float
-    base_s: float
-    per_draft_step_s: float = 0.0
-
-
-class EngineFields(_Strict, frozen=True):
-    """An inline engine; the defaults are those of `EngineModel`."""
-
-    name: str
-    source: str
-    pieces: tuple[PieceFields, ...]
-    decode_context_s: float = 0.0
-    prefill_pair_s: float = 0.0
-    request_s: float = 0.0
-    host_s: float = 0.0
-    block_size_tokens: int = 16
-    kv_blocks: int = 1 << 20
-    max_num_batched_tokens: int = 8192
-    max_num_seqs: int = 256
-    max_model_len: int = 8192
-
-
-class SloFields(_Strict, frozen=True):
+class SloFields(Strict, frozen=True):
     """An SLO class."""
 
     name: str
@@ -63,7 +34,7 @@ class SloFields(_Strict, frozen=True):
     best_effort: bool = False
 
 
-class StageFields(_Strict, frozen=True):
+class StageFields(Strict, frozen=True):
     """A stage of a request."""
 
     prompt_tokens: int
@@ -73,14 +44,14 @@ class StageFields(_Strict, frozen=True):
     pause_s: float = 0.0
 
 
-class PrefixFields(_Strict, frozen=True):
+class PrefixFields(Strict, frozen=True):
     """Leading blocks of a prompt."""
 
     block_tokens: int
     blocks: tuple[int, ...]
 
 
-class RequestFields(_Strict, frozen=True):
+class RequestFields(Strict, frozen=True):
     """A request: either one stage in short form, or `stages`."""
 
     id: str
@@ -93,7 +64,7 @@ class RequestFields(_Strict, frozen=True):
     prefix: PrefixFields | None = None
 
 
-class TraceFields(_Strict, frozen=True):
+class TraceFields(Strict, frozen=True):
     """The whole file."""
 
     format: Literal["slo-opt-trace"]
@@ -103,7 +74,7 @@ class TraceFields(_Strict, frozen=True):
     requests: tuple[RequestFields, ...]
     score_rule: str = ScoreRule.DSLO.value
     engine: str | EngineFields | None = None
-    provenance: dict[str, Scalar] = {}
+    provenance: dict[str, Scalar] = msgspec.field(default_factory=dict)
 
 
 _TOP_FIELDS = [field.encode_name for field in msgspec.structs.fields(TraceFields)]
@@ -114,8 +85,6 @@ _ALL_FIELDS = sorted(
         for field in msgspec.structs.fields(struct)
     }
 )
-_AT = re.compile(r"^(?P<what>.*?)(?: - at `(?P<place>\$.*)`)?$", re.DOTALL)
-_BYTE = re.compile(r"^(?P<what>.*) \(byte (?P<byte>\d+)\)$", re.DOTALL)
 
 
 def read(source: Source, *, sort: bool = False) -> Trace:
@@ -163,12 +132,12 @@ def encode(trace: Trace) -> bytes:
     """The trace as JSON, one request a line, defaults left out; the same trace gives the same bytes."""
     head: dict[str, Any] = {"format": FORMAT, "version": VERSION, "name": trace.name}
     if trace.engine is not None:
-        head["engine"] = trace.engine if isinstance(trace.engine, str) else _fields(trace.engine, EngineFields)
+        head["engine"] = trace.engine if isinstance(trace.engine, str) else engine_fields(trace.engine)
     head["score_rule"] = trace.score_rule.value
     if trace.provenance:
         head["provenance"] = dict(trace.provenance)
     lines = [f" {_json(key)}: {_json(value)}," for key, value in head.items()]
-    classes = [_fields(slo, SloFields) for slo in trace.slo_classes.values()]
+    classes = [changed_fields(slo, SloFields) for slo in trace.slo_classes.values()]
     lines.append(f' "slo_classes": [\n{_list(classes)}\n ],')
     lines.append(f' "requests": [\n{_list([_request_fields(request) for request in trace.requests])}\n ]')
     return ("{\n" + "\n".join(lines) + "\n}\n").encode()
@@ -182,22 +151,10 @@ def _list(items: Sequence[dict[str, Any]]) -> str:
     return ",\n".join(f"  {_json(item)}" for item in items)
 
 
-def _fields(value: Any, layout: type[msgspec.Struct]) -> dict[str, Any]:
-    """The fields of a domain object that differ from the defaults of `layout`."""
-    fields: dict[str, Any] = {}
-    for field in msgspec.structs.fields(layout):
-        found = getattr(value, field.name)
-        if field.required or found != field.default:
-            fields[field.name] = float(found) if field.type in (float, float | None) else found
-    if layout is EngineFields:
-        fields["pieces"] = [_fields(piece, PieceFields) for piece in value.pieces]
-    return fields
-
-
 def _request_fields(request: Request) -> dict[str, Any]:
     head = {"id": request.id, "arrival_s": float(request.arrival_s)}
-    tail = {} if request.prefix is None else {"prefix": _fields(request.prefix, PrefixFields)}
-    stages = [_fields(stage, StageFields) for stage in request.stages]
+    tail = {} if request.prefix is None else {"prefix": changed_fields(request.prefix, PrefixFields)}
+    stages = [changed_fields(stage, StageFields) for stage in request.stages]
     if len(stages) == 1 and "pause_s" not in stages[0]:
         return {**head, **stages[0], **tail}
     return {**head, "stages": stages, **tail}
@@ -209,46 +166,22 @@ def _decode(source: Source) -> TraceFields:
     except msgspec.ValidationError as error:
         raise _invalid(source, str(error)) from None
     except (msgspec.DecodeError, RecursionError) as error:
-        raise _malformed(source, str(error)) from None
-
-
-def _malformed(source: Source, message: str) -> TraceFormatError:
-    """A syntax error, placed by line and column."""
-    match = _BYTE.match(message)
-    if match is None:
-        line = source.text.rstrip().count("\n") + 1
-        return source.error(line, f"is not JSON ({message}); expected a complete JSON object", "Complete the file.")
-    before = source.text.encode()[: int(match["byte"])]
-    line, column = before.count(b"\n") + 1, len(before) - before.rfind(b"\n")
-    return source.error(
-        f"line {line}, column {column}",
-        f"is not JSON ({match['what'].removeprefix('JSON is malformed: ')}); NaN and comments are not JSON either",
-        "Mend the file there.",
-    )
+        raise malformed(source, str(error)) from None
 
 
 def _invalid(source: Source, message: str) -> TraceFormatError:
     """A wrong value, placed by JSON pointer."""
-    match = _AT.match(message)
-    assert match is not None
-    what, place = match["what"], match["place"] or "$"
-    quoted = re.search(r"`([^`]*)`", what)
-    if what.startswith("Object contains unknown field") and quoted is not None:
-        hint = did_you_mean(quoted[1], _TOP_FIELDS if place == "$" else _ALL_FIELDS)
-        return source.error(place, f"unknown field {quoted[1]!r}", f"{hint}Rename or remove it.")
-    if what.startswith("Object missing required field") and quoted is not None:
-        if place == "$" and quoted[1] in ("format", "version"):
-            remedy = f'A native trace starts with "format": "{FORMAT}", "version": {VERSION}; else use --input-format.'
-        else:
-            remedy = "Add it; docs/trace-format.md lists the fields."
-        return source.error(place, f"required field {quoted[1]!r} is missing", remedy)
+    what, place = place_of(message)
+    if place == "$" and missing_field(what) in ("format", "version"):
+        remedy = f'A native trace starts with "format": "{FORMAT}", "version": {VERSION}; else use --input-format.'
+        return source.error(place, f"required field {missing_field(what)!r} is missing", remedy)
     if place == "$.version":
         return source.error(place, f"unknown version; expected {VERSION}", "Update slo-opt or rewrite the trace.")
     if place == "$.format" and '"slo-opt-plan"' in source.text[:200]:
         return source.error(place, "this is a plan, not a trace", "Ask it with: slo-opt explain.")
     if place == "$.format":
         return source.error(place, f"expected {FORMAT!r}", "Correct it, or name the format with --input-format.")
-    return source.error(place, in_words(what), "Correct the value; docs/trace-format.md has the types.")
+    return invalid(source, message, _TOP_FIELDS if place == "$" else _ALL_FIELDS, "docs/trace-format.md")
 
 
 def _built(source: Source, place: str, kind: Any, fields: msgspec.Struct) -> Any:
@@ -309,9 +242,7 @@ def _engine(source: Source, engine: str | EngineFields | None) -> str | EngineMo
                 f"{did_you_mean(engine, ENGINES)}Correct the name or describe the engine inline.",
             )
         return engine
-    pieces = tuple(RooflinePiece(p.per_token_s, p.base_s, p.per_draft_step_s) for p in engine.pieces)
-    fields = {name: getattr(engine, name) for name in engine.__struct_fields__}
     try:
-        return EngineModel(**{**fields, "pieces": pieces})
+        return engine_of(engine)
     except InvalidInputError as error:
         raise source.error("$.engine", str(error), "Correct the value.") from None
