@@ -25,7 +25,7 @@ def solve_nonnegative(normal: Floats, right: Floats) -> Floats:
     Lawson, Hanson: Solving Least Squares Problems (1974), algorithm NNLS (23.10), on the normal equations.
     """
     size = len(right)
-    solution: Floats = np.linalg.solve(normal, right)
+    solution = np.asarray(np.linalg.solve(normal, right), dtype=np.float64)
     if (solution >= 0).all():
         return solution
     # Start from the columns that the free solution likes; usually one step from the answer.
