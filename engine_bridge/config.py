@@ -1,6 +1,5 @@
 """The configuration of the live scheduler: one TOML file, read strictly. See docs/slo-fields.md."""
 
-import math
 import os
 import pkgutil
 import re
@@ -14,6 +13,7 @@ from typing import Any, Literal, NoReturn, cast, get_args
 from slo_opt.domain.engines import ENGINES
 from slo_opt.domain.errors import InvalidInputError
 from slo_opt.domain.slo import MAX_LIMIT_MS, SloClass
+from slo_opt.engine_bridge.shown import shown
 from slo_opt.policies.registry import policy_entry
 from slo_opt.policies.settings import check_setting
 from slo_opt.traces.nearest import did_you_mean
@@ -93,7 +93,7 @@ class LiveClass:
         if not isinstance(self.name, str) or not _CLASS_NAME.fullmatch(self.name):
             _refuse(
                 where,
-                f"{self.name!r} is no name for a class",
+                f"{shown(self.name)} is no name for a class",
                 "Name it with 1 to 64 letters, digits, '.', '_' and '-', a letter or digit first: it travels in "
                 "headers and labels.",
             )
@@ -104,13 +104,13 @@ class LiveClass:
         if self.ttft_slowdown is not None and not 1 <= self.ttft_slowdown <= 1e6:
             _refuse(
                 f"{where}.ttft_slowdown",
-                f"is {self.ttft_slowdown}; expected a number in [1, 1e6]",
+                f"is {shown(self.ttft_slowdown)}; expected a number in [1, 1e6]",
                 "It multiplies the time to first token on an idle engine: below 1 nothing can be on time.",
             )
         if self.thinking_tokens is not None and not 1 <= self.thinking_tokens <= MAX_THINKING_TOKENS:
             _refuse(
                 f"{where}.thinking_tokens",
-                f"is {self.thinking_tokens}; expected an integer in [1, {MAX_THINKING_TOKENS}]",
+                f"is {shown(self.thinking_tokens)}; expected an integer in [1, {MAX_THINKING_TOKENS}]",
                 "Leave it out where nothing is thought.",
             )
         self._check_together(where)
@@ -176,6 +176,8 @@ class BridgeConfig:
         In (0, 1): batches are taken to last as long as this quantile of actual / predicted says.
     recalibrate : bool
         Whether the engine model follows what batches really take.
+    headroom_ms : float
+        Deadlines are brought forward by so much: the time that a token takes from the engine to its client.
     planner_limit_ms : float
         A decision that takes longer counts as a failure of the planner.
     max_planned_waiting : int
@@ -200,6 +202,7 @@ class BridgeConfig:
     retry_after_s: int = 1
     margin_quantile: float = 0.9
     recalibrate: bool = True
+    headroom_ms: float = 5.0
     planner_limit_ms: float = 50.0
     max_planned_waiting: int = 256
     thinking_end_token_id: int | None = None
@@ -235,12 +238,12 @@ class BridgeConfig:
             hint = did_you_mean(self.default_class, self.classes)
             _refuse(
                 "default_class",
-                f"names {self.default_class!r}, which is no class. {hint}Known: {', '.join(self.classes) or 'none'}",
+                f"is {shown(self.default_class)}, no class here. {hint}Known: {', '.join(self.classes) or 'none'}",
                 f"Add [classes.{self.default_class}], or name another.",
             )
         if self.on_unattainable not in _ANSWERS:
             hint = did_you_mean(self.on_unattainable, _ANSWERS)
-            _refuse("on_unattainable", f"is {self.on_unattainable!r}", f"{hint}Known: {', '.join(_ANSWERS)}.")
+            _refuse("on_unattainable", f"is {shown(self.on_unattainable)}", f"{hint}Known: {', '.join(_ANSWERS)}.")
         try:
             entry = policy_entry(self.policy)
         except InvalidInputError as error:
@@ -248,13 +251,15 @@ class BridgeConfig:
         if self.setting:  # a policy's module loads the compiler of the DP: not where it can be spared
             try:
                 check_setting(self.policy, pkgutil.resolve_name(entry.factory), self.setting)
-            except InvalidInputError as error:
-                _refuse("policy", str(error), "Mend or leave out the setting.")
+            except (InvalidInputError, ImportError, AttributeError, ValueError) as error:
+                _refuse("policy", str(error), "Change or leave out the setting.")
 
     def _check_numbers(self) -> None:
         _check_range("", "planner_limit_ms", self.planner_limit_ms, 0, 60_000, "milliseconds")
+        if not 0 <= self.headroom_ms <= 60_000:
+            _refuse("headroom_ms", f"is {shown(self.headroom_ms)}; expected milliseconds in [0, 60000]", "Take 5.")
         if not 0 < self.margin_quantile < 1:
-            _refuse("margin_quantile", f"is {self.margin_quantile}; expected a number in (0, 1)", "Take 0.9.")
+            _refuse("margin_quantile", f"is {shown(self.margin_quantile)}; expected a number in (0, 1)", "Take 0.9.")
         for key, least, most in (
             ("retry_after_s", 1, 86_400),
             ("max_planned_waiting", 1, 1_000_000),
@@ -262,7 +267,11 @@ class BridgeConfig:
         ):
             value = getattr(self, key)
             if value is not None and not least <= value <= most:
-                _refuse(key, f"is {value}; expected an integer in [{least}, {most}]", "Mend it or leave it out.")
+                _refuse(
+                    key,
+                    f"is {shown(value)}; expected an integer in [{least}, {most}]",
+                    "Change it, or leave the key out.",
+                )
 
     def slo_classes(self) -> dict[str, SloClass]:
         """The classes as policies know them."""
@@ -296,7 +305,7 @@ def load_config(path: str | Path) -> BridgeConfig:
         raise ConfigError(
             str(path), "file", f"cannot be read: {error.strerror or error}", f"Check ${ENVIRONMENT_VARIABLE}."
         ) from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(str(path), "file", f"is no TOML: {error}", "See docs/slo-fields.md.") from None
     try:
         return _config(tables, file.parent)
@@ -335,7 +344,7 @@ def _engine(value: Any, folder: Path) -> str:
         known = [LEARN, *ENGINES]
         _refuse(
             "engine",
-            f"is {value!r}: no built-in engine, and there is no file {path}",
+            f"is {shown(value)}: no built-in engine, and there is no file {path}",
             f"{did_you_mean(value, known)}Known: {', '.join(known)}; or the file that slo-opt calibrate wrote.",
         )
     return str(path)
@@ -343,13 +352,13 @@ def _engine(value: Any, folder: Path) -> str:
 
 def _path(key: str, value: Any, folder: Path) -> Path:
     if not isinstance(value, str) or not value or "\0" in value:
-        _refuse(key, f"is {value!r}; expected a path", "Write it in quotes.")
+        _refuse(key, f"is {shown(value)}; expected a path", "Write it in quotes.")
     return folder / os.path.expanduser(value)
 
 
 def _table(key: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        _refuse(key, f"is {_shown(value)}; expected a table", f"Write [{key}] and its keys below.")
+        _refuse(key, f"is {shown(value)}; expected a table", f"Write [{key}] and its keys below.")
     return dict(value)
 
 
@@ -374,8 +383,8 @@ def _check_kinds(item: Any, where: str) -> None:
         if not fits or (isinstance(value, bool) and kind is not bool):
             _refuse(
                 _joined(where, "policy.name" if spec.name == "policy" else spec.name),
-                f"is {_shown(value)}; expected {_KINDS[kind]}",
-                "Write it so.",
+                f"is {shown(value)}; expected {_KINDS[kind]}",
+                "Change it, or leave the key out.",
             )
 
 
@@ -386,17 +395,12 @@ def _kind_of(annotation: Any) -> type | None:
 
 
 def _check_range(where: str, key: str, value: float | None, above: float, most: float, unit: str) -> None:
-    if value is not None and not (math.isfinite(value) and above < value <= most):
-        _refuse(_joined(where, key), f"is {value}; expected {unit} in ({above:g}, {most:g}]", "Mend it.")
+    if value is not None and not above < value <= most:  # NaN fails too
+        _refuse(_joined(where, key), f"is {shown(value)}; expected {unit} in ({above:g}, {most:g}]", "Change it.")
 
 
 def _joined(where: str, key: str) -> str:
     return f"{where}.{key}" if where else key
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _refuse(key: str, problem: str, remedy: str) -> NoReturn:

@@ -15,6 +15,7 @@ from slo_opt.engine_bridge.config import (
     BridgeConfig,
     LiveClass,
 )
+from slo_opt.engine_bridge.shown import shown
 from slo_opt.traces.nearest import did_you_mean
 
 PREFIX = "slo_"
@@ -144,7 +145,7 @@ def _class(given: Mapping[str, object], config: BridgeConfig) -> LiveClass:
     if isinstance(name, str) and name in config.classes:
         return config.classes[name]
     hint = did_you_mean(name[:64], config.classes) if isinstance(name, str) else ""
-    raise SloFieldError(CLASS, f"is {_shown(name)}, which is no class here. {hint}Known: {', '.join(config.classes)}")
+    raise SloFieldError(CLASS, f"is {shown(name)}, which is no class here. {hint}Known: {', '.join(config.classes)}")
 
 
 def _merged(
@@ -221,7 +222,7 @@ def _limit_ms(field: str, given: Mapping[str, object]) -> float | None:
     number = _number(given[field])
     if number is None or not 0 < number <= MAX_LIMIT_MS:  # NaN fails too
         raise SloFieldError(
-            field, f"is {_shown(given[field])}; expected milliseconds above 0 and at most {MAX_LIMIT_MS:.0f} (a day)"
+            field, f"is {shown(given[field])}; expected milliseconds above 0 and at most {MAX_LIMIT_MS:.0f} (a day)"
         )
     return number
 
@@ -233,7 +234,7 @@ def _tokens(given: Mapping[str, object]) -> int | None:
     number = _number(value)
     if number is None or not 1 <= number <= MAX_THINKING_TOKENS or number != math.floor(number):
         raise SloFieldError(
-            THINKING_TOKENS, f"is {_shown(value)}; expected a whole number of tokens in [1, {MAX_THINKING_TOKENS}]"
+            THINKING_TOKENS, f"is {shown(value)}; expected a whole number of tokens in [1, {MAX_THINKING_TOKENS}]"
         )
     return int(number)
 
@@ -260,17 +261,7 @@ def _flag(field: str, value: object) -> bool:
         return bool(value)
     if isinstance(value, str) and value.strip().lower() in _YES_NO:
         return _YES_NO[value.strip().lower()]
-    raise SloFieldError(field, f"is {_shown(value)}; expected true or false")
-
-
-def _shown(value: object) -> str:
-    """A value for a message: short, whatever it is."""
-    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 256:
-        return f"an integer of {value.bit_length()} bits"
-    if isinstance(value, (dict, list, tuple, set)):
-        return f"a {type(value).__name__}" + ("" if value else " without content")
-    text = repr(value[:64] if isinstance(value, (str, bytes)) else value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    raise SloFieldError(field, f"is {shown(value)}; expected true or false")
 
 
 def _shown_key(key: str) -> str:
