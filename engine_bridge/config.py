@@ -27,6 +27,7 @@ BEST_EFFORT_TTFT_MS = 60_000.0
 
 OnUnattainable = Literal["best-effort", "refuse"]
 _ANSWERS = ("best-effort", "refuse")
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _CLASS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -89,7 +90,7 @@ class LiveClass:
     best_effort: bool = False
 
     def __post_init__(self) -> None:
-        where = f"classes.{self.name}"
+        where = _joined("classes", self.name)
         if not isinstance(self.name, str) or not _CLASS_NAME.fullmatch(self.name):
             _refuse(
                 where,
@@ -214,7 +215,7 @@ class BridgeConfig:
         classes = dict(self.classes)
         for name, live in classes.items():
             if name != live.name:
-                _refuse(f"classes.{name}", f"holds a class that is named {live.name!r}", "Use one name.")
+                _refuse(_joined("classes", name), f"holds a class that is named {shown(live.name)}", "Use one name.")
         if self.default_class == DEFAULT_CLASS:
             classes.setdefault(DEFAULT_CLASS, LiveClass(DEFAULT_CLASS, best_effort=True))
         object.__setattr__(self, "classes", classes)
@@ -324,8 +325,8 @@ def _config(tables: dict[str, Any], folder: Path) -> BridgeConfig:
     classes: dict[str, LiveClass] = {}
     class_keys = [item.name for item in fields(LiveClass) if item.name != "name"]
     for name, content in _table("classes", given.pop("classes", {})).items():
-        keys = _table(f"classes.{name}", content)
-        _check_keys(f"classes.{name}", keys, class_keys)
+        keys = _table(_joined("classes", name), content)
+        _check_keys(_joined("classes", name), keys, class_keys)
         classes[name] = LiveClass(name, **keys)
     for key in ("decision_log", "step_log"):
         if key in given:
@@ -399,8 +400,10 @@ def _check_range(where: str, key: str, value: float | None, above: float, most: 
         _refuse(_joined(where, key), f"is {shown(value)}; expected {unit} in ({above:g}, {most:g}]", "Change it.")
 
 
-def _joined(where: str, key: str) -> str:
-    return f"{where}.{key}" if where else key
+def _joined(where: str, key: object) -> str:
+    plain = isinstance(key, str) and _PLAIN_KEY.fullmatch(key)
+    name = str(key) if plain else shown(key)
+    return f"{where}.{name}" if where else name
 
 
 def _refuse(key: str, problem: str, remedy: str) -> NoReturn:
