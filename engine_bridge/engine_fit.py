@@ -21,13 +21,13 @@ Indices = NDArray[np.intp]
 SHARED = ("decode_context_s", "prefill_pair_s", "request_s")
 TOKENS, STEPS, CONTEXT, PAIRS, REQUESTS, SECONDS = range(6)  # columns of a table of samples
 MIN_SAMPLES_FOR_SHAPE = 16
-WORTH_A_PIECE = 0.95  # a richer model must lower the held-out error at least to this share
-_FLOOR_SIGMA = 0.02  # no model is better than that: below it the prior would count for nothing
+WORTH = 0.05, 5e-4  # a richer model must lower the error by this share of it, and by this
+_SIGMA = 0.02, 0.05  # below, the prior would count for nothing; above, it would explain its own errors as noise
 _HUBER = 1.5
 _ROUNDS = 12
 _MAX_S = 9e3
 _MIN_TOKEN_S = 1e-10
-_PRIOR_SHARE = 0.01
+_PRIOR_SHARE = 0.03
 _PRIOR_FACTOR = 2.0
 
 
@@ -200,11 +200,17 @@ SHAPES = ("scaled template", "one piece", "two pieces")
 _PIECE_NAMES = ("per_token_s", "per_draft_step_s", "base_s")
 
 
+def middle(values: Floats) -> float:
+    """The upper median; a sixth of the time of numpy's for a few hundred values."""
+    half = len(values) // 2
+    return float(np.partition(values, half)[half])
+
+
 def prior_of(template: EngineModel, table: Floats) -> Coefficients:
     """The template times the median of actual / predicted."""
     coefficients = coefficients_of(template)
     predicted = coefficients.predict_s(table)
-    return coefficients.scaled(float(np.median(table[:, SECONDS] / np.maximum(predicted, 1e-9))))
+    return coefficients.scaled(middle(table[:, SECONDS] / np.maximum(predicted, 1e-9)))
 
 
 def choose(table: Floats, prior: Coefficients) -> tuple[int, Coefficients]:
@@ -216,9 +222,15 @@ def choose(table: Floats, prior: Coefficients) -> tuple[int, Coefficients]:
     shape, best = 0, held_out_error(prior, judged)
     for pieces in (1, 2):
         error = held_out_error(fit_shape(kept, prior, pieces), judged)
-        if error < WORTH_A_PIECE * best:
+        if clearly_better(error, best):
             shape, best = pieces, error
     return shape, fit_shape(table, prior, shape) if shape else prior
+
+
+def clearly_better(error: float, best: float) -> bool:
+    """Whether a richer model pays: by a share of the error, and by more than rounding."""
+    share, least = WORTH
+    return error < best - max(share * best, least)
 
 
 def held_out(count: int) -> NDArray[np.bool_]:
@@ -269,8 +281,8 @@ def refine(table: Floats, prior: Coefficients, start: Indices, pieces: int, roun
     seconds = table[:, SECONDS]
     wanted = prior_vector(table, prior, pieces)
     assigned = start
-    weighting = np.maximum(seconds, np.quantile(seconds, 0.05))
-    sigma = 0.1
+    weighting = np.maximum(seconds, np.partition(seconds, len(seconds) // 20)[len(seconds) // 20])
+    sigma = _SIGMA[1]
     weights = np.ones(len(table))
     found = None
     for _ in range(rounds):
@@ -278,9 +290,9 @@ def refine(table: Floats, prior: Coefficients, start: Indices, pieces: int, roun
         predicted = np.maximum(found.predict_s(table), 1e-9)
         errors = seconds / predicted - 1
         size = np.abs(errors)
-        sigma = max(_FLOOR_SIGMA, 1.4826 * float(np.median(size)))
-        weights = np.minimum(1.0, _HUBER * sigma / np.maximum(size, 1e-12))
-        settled = np.allclose(weighting, predicted, rtol=1e-3)
+        sigma = _spread_of(size)
+        weights = _huber(size, sigma)
+        settled = bool((np.abs(weighting - predicted) <= 1e-3 * predicted).all())
         again = found.lines_s(table).argmax(axis=1)
         weighting = predicted
         if settled and (again == assigned).all():
@@ -290,6 +302,16 @@ def refine(table: Floats, prior: Coefficients, start: Indices, pieces: int, roun
     return found
 
 
+def _spread_of(errors: Floats) -> float:
+    """Standard deviation of relative errors, from their middle; never below what any model misses."""
+    return max(_SIGMA[0], 1.4826 * middle(errors))
+
+
+def _huber(errors: Floats, sigma: float) -> Floats:
+    weights: Floats = np.minimum(1.0, _HUBER * sigma / np.maximum(errors, 1e-12))
+    return weights
+
+
 def prior_vector(table: Floats, prior: Coefficients, pieces: int) -> Floats:
     """The prior's coefficients in the order of the design: each piece's three, then the shared three."""
     by_slope = prior.pieces[prior.pieces[:, 0].argsort(kind="stable")]
@@ -297,7 +319,7 @@ def prior_vector(table: Floats, prior: Coefficients, pieces: int) -> Floats:
         chosen = by_slope[[0, -1]]
     else:
         # The piece that the prior is on at the typical batch.
-        typical = np.array([[np.median(table[:, TOKENS]), np.median(table[:, STEPS])]])
+        typical = np.array([[middle(table[:, TOKENS]), middle(table[:, STEPS])]])
         chosen = by_slope[[int((typical @ by_slope[:, :2].T + by_slope[:, 2])[0].argmax())]]
     return np.concatenate([chosen.ravel(), prior.shared])
 
@@ -333,7 +355,7 @@ def _normal(
     scale = np.sqrt((relative**2).mean(axis=0))
     scale[scale <= 0] = 1.0
     relative /= scale
-    weighted = relative * (weights / sigma**2)[:, None]
+    weighted = relative * (weights / min(sigma, _SIGMA[1]) ** 2)[:, None]
     normal = relative.T @ weighted
     right = weighted.T @ (table[:, SECONDS] / weighting)
     spread = _PRIOR_FACTOR * wanted * scale + _PRIOR_SHARE
@@ -349,8 +371,8 @@ def identified(found: Coefficients, table: Floats, prior: Coefficients) -> tuple
     trimmed = Coefficients(found.pieces[:pieces], found.shared)
     predicted = np.maximum(trimmed.predict_s(table), 1e-9)
     errors = np.abs(table[:, SECONDS] / predicted - 1)
-    sigma = max(_FLOOR_SIGMA, 1.4826 * float(np.median(errors)))
-    weights = np.minimum(1.0, _HUBER * sigma / np.maximum(errors, 1e-12))
+    sigma = _spread_of(errors)
+    weights = _huber(errors, sigma)
     assigned = trimmed.lines_s(table).argmax(axis=1)
     wanted = prior_vector(table, prior, pieces)
     normal, _, _, spread = _normal(table, assigned, weights, predicted, sigma, wanted, pieces)
@@ -367,12 +389,12 @@ def identified(found: Coefficients, table: Floats, prior: Coefficients) -> tuple
 def carried_on(found: Coefficients, table: Floats, prior: Coefficients, max_tokens: int) -> Coefficients:
     """Past the largest batches seen, let no token be cheaper than the prior's dearest.
 
-    Where the batches end below half of what the engine may run, a fit of them says little of larger ones: a piece with
-    the prior's steepest slope goes on from there, at most in proportion to the tokens.
+    Where the batches end below a quarter of what the engine may run, a fit of them says little of larger ones: a piece
+    with the prior's steepest slope goes on from there, at most in proportion to the tokens.
     """
     tokens = np.sort(table[:, TOKENS])
     largest = float(tokens[max(0, len(tokens) - 3)])
-    if 2 * largest >= max_tokens:
+    if 4 * largest >= max_tokens:
         return found
     at_largest_s = float((found.pieces[:, 0] * largest + found.pieces[:, 2]).max())
     slope = min(float(prior.pieces[:, 0].max()), at_largest_s / largest)

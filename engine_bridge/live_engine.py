@@ -13,9 +13,11 @@ from slo_opt.engine_bridge.engine_fit import (
     TOKENS,
     Coefficients,
     carried_on,
+    clearly_better,
     coefficients_of,
     engine_of,
     held_out_error,
+    middle,
     prior_of,
     refine,
 )
@@ -163,14 +165,14 @@ class LiveEngine:
         for kind in np.unique(kinds):
             reference = before[kinds_before == kind]
             if len(reference) >= 4:
-                changes.append(np.log(now[kinds == kind] / np.median(reference)))
+                changes.append(np.log(now[kinds == kind] / middle(reference)))
         if not changes:
             return False
         logs = np.concatenate(changes)
         if len(logs) < DRIFT_BATCHES // 2:
             return False
-        change = float(np.median(logs))
-        spread = 1.4826 * float(np.median(np.abs(logs - change)))
+        change = middle(logs)
+        spread = 1.4826 * middle(np.abs(logs - change))
         if abs(change) <= max(DRIFT, 5 * spread / math.sqrt(len(logs))):
             return False
         factor = math.exp(change)
@@ -183,7 +185,7 @@ class LiveEngine:
         since = self._window.count - self._last_refit
         if since >= REFIT_EVERY or (learning and self._window.count < 2 * REFIT_EVERY):
             return True
-        typical = float(np.median(self._ratios(self._window.latest(DRIFT_BATCHES))))
+        typical = middle(self._ratios(self._window.latest(DRIFT_BATCHES)))
         return since >= DRIFT_BATCHES and abs(math.log(max(typical, 1e-12))) > MISFIT
 
     def _refit(self) -> bool:
@@ -196,8 +198,7 @@ class LiveEngine:
         self._challenger = (self._challenger + 1) % len(_CHALLENGERS)
         shape, found = _challenge(table, prior, other)
         error = _corrected(found, table, shape)
-        worth = 0.95 if shape > best_shape else 1.0
-        if error < worth * best_error:
+        if clearly_better(error, best_error) if shape > best_shape else error < best_error:
             best_shape, best = shape, found
         self._last_refit = self._window.count
         self.refits += 1
