@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from slo_opt.cli import capacity, compare, doctor, explain, gap, simulate, solve, trace
+from slo_opt.cli import capacity, compare, doctor, explain, gap, replay, simulate, solve, trace
 from slo_opt.cli.exits import Root
 
 app = typer.Typer(
@@ -47,6 +47,7 @@ app.command("compare", short_help="Saved runs of policies side by side.")(compar
 app.command("capacity", short_help="Requests a second that each policy serves on time.")(capacity.capacity)
 app.command("gap", short_help="How far policies are from the proved bound, load by load.")(gap.gap)
 app.command("explain", short_help="Why each declined request was declined.")(explain.explain)
+app.command("replay", short_help="Drive a live server with a trace, and score it.")(replay.replay)
 app.command("doctor", short_help="Whether the installed solvers can be trusted.")(doctor.doctor)
 app.add_typer(trace.app, name="trace")
 
