@@ -33,9 +33,18 @@ class StubServer:
     models : object
         Answer to ``/v1/models``: names, an HTTP status, or text that is no JSON.
     step_s : float
-        Between events.
+        Before each event.
     burst : int
         Tokens an event.
+    tells : str
+        What it tells of them, if asked: ``token-ids``, ``usage`` or nothing.
+
+    Attributes
+    ----------
+    calls : list of Call
+        Those that came, in their order.
+    most_at_once : int
+        The most under way at one moment.
     """
 
     behave: Behaviour = lambda call: None
@@ -49,6 +58,7 @@ class StubServer:
 
     @property
     def url(self) -> str:
+        """Its address."""
         return f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> "StubServer":
@@ -59,8 +69,13 @@ class StubServer:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
+        self.shut()
+
+    def shut(self) -> None:
+        """End it, with all its connections; again does nothing."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join()
 
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
