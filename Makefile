@@ -63,9 +63,9 @@ serve: $(SMALL_MODEL)/config.json
 	SLO_OPT_CONFIG=$${SLO_OPT_CONFIG-examples/live.toml} \
 	OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=nobind HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 \
 	$(VLLM_VENV)/bin/python -m vllm.entrypoints.openai.api_server --model $(SMALL_MODEL) --served-model-name small \
-		--load-format dummy --enforce-eager --block-size 32 --kv-cache-memory-bytes 268435456 \
+		--load-format dummy --enforce-eager --block-size 32 --kv-cache-memory-bytes 536870912 \
 		--host 127.0.0.1 --port $(PORT) \
-		--scheduler-cls slo_opt.engine_bridge.make_scheduler --middleware slo_opt.engine_bridge.headers.SloHeaders
+		--scheduler-cls slo_opt.engine_bridge.make_scheduler --middleware slo_opt.engine_bridge.middleware.SloMiddleware
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Models that vLLM serves without a download. Tests that ask for one are skipped, with the reason, where it is absent."""
+"""Models that vLLM serves without a download. Where vLLM is absent, tests that ask for one are skipped."""
 
 import importlib.util
 

@@ -24,7 +24,7 @@ ENVIRONMENT = {
 }
 ARGUMENTS = ("--load-format", "dummy", "--enforce-eager", "--block-size", "32", "--host", "127.0.0.1")
 OURS = ("--scheduler-cls", "slo_opt.engine_bridge.make_scheduler")
-MIDDLEWARE = ("--middleware", "slo_opt.engine_bridge.headers.SloHeaders")
+MIDDLEWARE = ("--middleware", "slo_opt.engine_bridge.middleware.SloMiddleware")
 
 
 class ServerDiedError(RuntimeError):

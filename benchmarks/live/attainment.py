@@ -1,0 +1,352 @@
+"""Attainment over load on vLLM's CPU server: its default, its best static setting, its priorities, and slo-opt.
+
+    python benchmarks/live/attainment.py [--vllm-python .venv-vllm/bin/python] [--quick]
+
+1. search: every static setting serves the same traces at one load; the best median attainment is the one to beat.
+2. measure: one server a contender, all up at once, idle while another is measured. Repetition by repetition and load by
+   load they replay the same trace, in alternating order. A contender that falls below `FLOOR` sits out higher loads of
+   the repetition.
+3. throughput: nobody has an SLO and everybody comes at once; tokens a second, default against slo-opt.
+
+Every run is a line of out/live/attainment.jsonl: run it again to go on after an interruption. Writes
+benchmarks/results/live_attainment.json, .md and .png.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from slo_opt.domain.instance import Instance
+from slo_opt.traces.atomic import append_line
+
+sys.path.insert(0, str(Path(__file__).parent))
+from servers import DEFAULT, ROOT, SLO_OPT, Contender, Running, Spread, measured, median, priority, running, static
+from workload import MIX, live_trace
+
+RESULTS = ROOT / "benchmarks" / "results"
+TARGET = 0.9
+FLOOR = 0.6
+STATIC = ((1024, 0), (512, 0), (256, 0), (128, 0), (2048, 128), (512, 128), (256, 128), (512, 64), (256, 64), (128, 64))
+LOADS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.3, 1.6, 2.0, 2.5)
+SEARCH_SEED = 9_000  # traces of the search are not those of the measurement
+Row = dict[str, Any]
+
+
+def instance_of(load: float, duration_s: float, seed: int) -> Instance:
+    """The trace of one repetition at one load."""
+    return live_trace(load, duration_s, seed).to_instance()
+
+
+def burst_of(duration_s: float, seed: int) -> Instance:
+    """Everybody at once, and nobody with an SLO."""
+    drawn = live_trace(1.0, duration_s, seed, best_effort=True)
+    requests = tuple(replace(request, arrival_s=0.0) for request in drawn.requests)
+    return replace(drawn, requests=requests).to_instance()
+
+
+class Runs:
+    """The runs on record, and their file.
+
+    Parameters
+    ----------
+    path : Path
+        JSON lines; made if missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = path.read_text().splitlines() if path.exists() else []
+        self.rows: list[Row] = [json.loads(line) for line in lines]
+
+    def find(self, **key: Any) -> list[Row]:
+        """Rows with these fields."""
+        return [row for row in self.rows if all(row[name] == value for name, value in key.items())]
+
+    def run(self, server: Running, instance: Instance, key: Row) -> Row:
+        """The row of that key: from the file, or measured now."""
+        contender = server.contender
+        key = {**key, "contender": contender.name, "arguments": list(contender.arguments)}
+        known = self.find(**key)
+        if known:
+            return known[0]
+        seed = zlib.crc32(json.dumps([key[name] for name in ("part", "load", "seed")]).encode())
+        row = {**key, **measured(server, instance, seed)}
+        append_line(self.path, json.dumps(row).encode())
+        self.rows.append(row)
+        share = row["total"]["attainment"]
+        shown = f"{row['tokens_per_s']:.0f} tokens/s" if share is None else f"{share:.1%} of {row['total']['offered']}"
+        late = " LATE GENERATOR" if row["late"] else ""
+        print(
+            f"{key['part']} {contender.name:14} load {key['load']:g} seed {key['seed']}: {shown}{late}", file=sys.stderr
+        )
+        return row
+
+
+def warm_up(servers: Sequence[Running], options: argparse.Namespace) -> None:
+    """Serve a trace that is not recorded: code is loaded, and slo-opt has seen batches and lengths."""
+    for server in servers:
+        measured(server, instance_of(0.8, options.warm_up, SEARCH_SEED - 1), SEARCH_SEED)
+
+
+def search(runs: Runs, options: argparse.Namespace) -> Contender:
+    """The best static setting at one load."""
+    shares: dict[str, list[float]] = {}
+    contenders = [static(*setting) for setting in options.static]
+    for contender in contenders:
+        keys = [
+            {"part": "search", "load": options.search_load, "seed": SEARCH_SEED + k} for k in range(options.search_runs)
+        ]
+        if any(not runs.find(**key, contender=contender.name) for key in keys):
+            with running([contender], options.folder, options.vllm_python) as servers:
+                warm_up(servers, options)
+                for key in keys:
+                    runs.run(servers[0], instance_of(key["load"], options.duration, key["seed"]), key)
+        found = [row for key in keys for row in runs.find(**key, contender=contender.name)]
+        shares[contender.name] = [row["total"]["attainment"] for row in found]
+    return max(contenders, key=lambda contender: median(shares[contender.name]))
+
+
+def orders(contenders: Sequence[Running], count: int) -> Iterator[list[Running]]:
+    """Orders of the contenders that let each follow each: rotated, every second one backwards."""
+    for number in range(count):
+        shift = number // 2 % len(contenders)
+        order = [*contenders[shift:], *contenders[:shift]]
+        yield order[::-1] if number % 2 else order
+
+
+def measure(runs: Runs, best: Contender, options: argparse.Namespace) -> list[Contender]:
+    """All loads, repetitions and contenders; then throughput without SLOs."""
+    contenders = [DEFAULT, best, priority(best), SLO_OPT]
+    with running(contenders, options.folder, options.vllm_python) as servers:
+        warm_up(servers, options)
+        order = orders(servers, 10_000)
+        for seed in range(options.repetitions):
+            out: set[str] = set()
+            for load in options.loads:
+                instance = instance_of(load, options.duration, seed)
+                for server in next(order):
+                    name = server.contender.name
+                    if name in out:
+                        continue
+                    row = runs.run(server, instance, {"part": "measure", "load": load, "seed": seed})
+                    if row["total"]["attainment"] < FLOOR:
+                        out.add(name)
+        rivals = [servers[0], servers[-1]]
+        for seed, turn in zip(range(options.repetitions), orders(rivals, options.repetitions), strict=True):
+            instance = burst_of(options.duration, seed)
+            for server in turn:
+                runs.run(server, instance, {"part": "throughput", "load": 0.0, "seed": seed})
+    return contenders
+
+
+def capacity(points: Sequence[tuple[float, float]]) -> float:
+    """Load at which attainment falls through `TARGET`, linear between loads; the highest load if it never does."""
+    last = (0.0, 1.0)
+    for load, share in sorted(points):
+        if share < TARGET:
+            return last[0] + (load - last[0]) * (last[1] - TARGET) / (last[1] - share)
+        last = (load, share)
+    return last[0]
+
+
+def document_of(runs: Runs, contenders: Sequence[Contender], options: argparse.Namespace) -> Row:
+    """Everything that the tables and the plot show."""
+    rate = sum(kind.rate for kind in MIX)
+    found: Row = {
+        "machine": {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()},
+        "target": TARGET,
+        "requests_per_s_at_load_1": rate,
+        "duration_s": options.duration,
+        "repetitions": options.repetitions,
+        "search": _search_rows(runs, options),
+        "contenders": [],
+    }
+    for contender in contenders:
+        rows = runs.find(part="measure", contender=contender.name, arguments=list(contender.arguments))
+        capacities = [
+            capacity([(row["load"], row["total"]["attainment"]) for row in rows if row["seed"] == seed])
+            for seed in sorted({row["seed"] for row in rows})
+        ]
+        bursts = runs.find(part="throughput", contender=contender.name, arguments=list(contender.arguments))
+        found["contenders"].append(
+            {
+                "name": contender.name,
+                "arguments": list(contender.arguments),
+                "capacity": capacities,
+                "loads": [_load_row(load, [row for row in rows if row["load"] == load]) for load in options.loads],
+                "tokens_per_s": [row["tokens_per_s"] for row in sorted(bursts, key=lambda row: row["seed"])],
+                "late_runs": sum(row["late"] for row in rows),
+                "failed_requests": sum(row["num_failed"] for row in rows),
+            }
+        )
+    return found
+
+
+def _cpu() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def _search_rows(runs: Runs, options: argparse.Namespace) -> list[Row]:
+    rows = []
+    for setting in options.static:
+        name = static(*setting).name
+        shares = [row["total"]["attainment"] for row in runs.find(part="search", contender=name)]
+        rows.append({"name": name, "load": options.search_load, "attainment": shares})
+    return rows
+
+
+def _load_row(load: float, rows: Sequence[Row]) -> Row:
+    classes = {kind.slo.name: _class_shares(kind.slo.name, rows) for kind in MIX}
+    promised = [row["counters"].get("ended_admitted") for row in rows]
+    return {
+        "load": load,
+        "runs": len(rows),
+        "offered": [row["total"]["offered"] for row in rows],
+        "attained": [row["total"]["attained"] for row in rows],
+        "admitted": [None if count is None else int(count) for count in promised],
+        "attainment": [row["total"]["attainment"] for row in rows],
+        "classes": classes,
+        "lateness_p99_ms": [row["lateness_ms"]["p99"] for row in rows],
+    }
+
+
+def _class_shares(name: str, rows: Sequence[Row]) -> list[float]:
+    found = (part["attainment"] for row in rows for part in row["classes"] if part["name"] == name)
+    return [share for share in found if share is not None]
+
+
+def table(document: Row) -> str:
+    """Markdown."""
+    names = [kind.slo.name for kind in MIX]
+    rate = document["requests_per_s_at_load_1"]
+    base = {row["name"]: median(row["capacity"]) for row in document["contenders"]}
+    default = base[DEFAULT.name]
+    lines = [
+        f"Load 1 is {rate:g} requests a second. Median [least, most] of {document['repetitions']} traces of "
+        f"{document['duration_s']:g} s on {document['machine']['cores']} cores of {document['machine']['cpu']}.",
+        "",
+        f"| | requests/s at {TARGET:.0%} attained | ratio to default | tokens/s, nobody has an SLO | late runs |",
+        "|---|---|---|---|---|",
+    ]
+    for row in document["contenders"]:
+        reached = Spread([value * rate for value in row["capacity"]]).text("{:.2f}")
+        tokens = Spread(row["tokens_per_s"]).text("{:.0f}")
+        lines.append(
+            f"| {row['name']} | {reached} | {base[row['name']] / default:.2f}x | {tokens} | {row['late_runs']} |"
+        )
+    lines += [
+        "",
+        f"| | load | runs | attained of offered | attained of admitted | {' | '.join(names)} |",
+        f"|---|---|---|---|---|{'---|' * len(names)}",
+    ]
+    for row in document["contenders"]:
+        for at in row["loads"]:
+            if not at["runs"]:
+                continue
+            shares = " | ".join(Spread(at["classes"][name]).text("{:.0%}") for name in names)
+            promised = [
+                offered if admitted is None else max(admitted, 1)
+                for admitted, offered in zip(at["admitted"], at["offered"], strict=True)
+            ]
+            of_admitted = [got / among for got, among in zip(at["attained"], promised, strict=True)]
+            lines.append(
+                f"| {row['name']} | {at['load']:g} | {at['runs']} | {Spread(at['attainment']).text('{:.1%}')} | "
+                f"{Spread(of_admitted).text('{:.1%}')} | {shares} |"
+            )
+    lines += [
+        "",
+        "Admitted by slo-opt's own count at the end of each request; the others admit everybody. What it had declined "
+        "may be on time all the same. A contender sits out loads above the first at which it attains less than "
+        f"{FLOOR:.0%}.",
+        "",
+        f"| static setting, load {document['search'][0]['load']:g} | attained |",
+        "|---|---|",
+        *(f"| {row['name']} | {Spread(row['attainment']).text('{:.1%}')} |" for row in document["search"]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def draw(document: Row, path: Path) -> None:
+    """Attainment over load, all requests and class by class."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    names = ["all", *(kind.slo.name for kind in MIX)]
+    rate = document["requests_per_s_at_load_1"]
+    figure, axes = plt.subplots(1, len(names), figsize=(3.4 * len(names), 3.4), sharey=True, layout="constrained")
+    for axis, name in zip(axes, names, strict=True):
+        for row in document["contenders"]:
+            points = [
+                (at["load"] * rate, at["attainment"] if name == "all" else at["classes"][name]) for at in row["loads"]
+            ]
+            points = [(load, shares) for load, shares in points if shares]
+            loads = [load for load, _ in points]
+            (line,) = axis.plot(loads, [median(shares) for _, shares in points], marker="o", ms=3, label=row["name"])
+            low, high = [min(shares) for _, shares in points], [max(shares) for _, shares in points]
+            axis.fill_between(loads, low, high, color=line.get_color(), alpha=0.15, lw=0)
+        axis.axhline(TARGET, color="0.6", lw=0.8, ls=":")
+        axis.set(title=name, xlabel="requests a second, all classes", ylim=(0, 1.02))
+    axes[0].set_ylabel("attained of offered")
+    axes[0].legend(fontsize=8)
+    figure.savefig(path, dpi=150)
+
+
+def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vllm-python", default=str(ROOT / ".venv-vllm" / "bin" / "python"), help="has vLLM")
+    parser.add_argument("--folder", type=Path, default=ROOT / "out" / "live", help="of model, logs and runs")
+    parser.add_argument("--duration", type=float, default=30.0, help="seconds of arrivals a run")
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--loads", default=",".join(map(str, LOADS)))
+    parser.add_argument("--static", default=",".join(f"{a}/{b}" for a, b in STATIC), help="budget/threshold, ...")
+    parser.add_argument("--search-load", type=float, default=0.7)
+    parser.add_argument("--search-runs", type=int, default=3)
+    parser.add_argument("--warm-up", type=float, default=20.0, help="seconds of unrecorded arrivals a server")
+    parser.add_argument("--name", default="live_attainment", help="of the results; empty prints and writes nothing")
+    parser.add_argument("--quick", action="store_true", help="one short run of everything, nothing kept: does it work?")
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.duration, options.repetitions, options.loads, options.static = 4.0, 1, "0.5", "256/64"
+        options.search_runs, options.warm_up, options.name = 1, 2.0, ""
+        options.folder = options.folder / "quick"
+    options.loads = sorted(map(float, options.loads.split(",")))
+    options.static = [tuple(map(int, pair.split("/"))) for pair in options.static.split(",")]
+    options.folder.mkdir(parents=True, exist_ok=True)
+    if options.quick:
+        (options.folder / "attainment.jsonl").unlink(missing_ok=True)
+    return options
+
+
+def main() -> int:
+    """Run and report."""
+    options = options_of()
+    runs = Runs(options.folder / "attainment.jsonl")
+    best = search(runs, options)
+    document = document_of(runs, measure(runs, best, options), options)
+    text = table(document)
+    draw(document, options.folder / "attainment.png")
+    if options.name:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{options.name}.json").write_text(json.dumps(document, indent=1) + "\n")
+        (RESULTS / f"{options.name}.md").write_text(text)
+        draw(document, RESULTS / f"{options.name}.png")
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
