@@ -340,7 +340,8 @@ def _least_squares(
     table: Floats, assigned: Indices, weights: Floats, weighting: Floats, sigma: float, wanted: Floats, pieces: int
 ) -> Coefficients:
     normal, right, scale, spread = _normal(table, assigned, weights, weighting, sigma, wanted, pieces)
-    pull = 1 / spread**2
+    # Never so weak that columns which go together make the equations singular.
+    pull = np.maximum(1 / spread**2, 1e-9 * float(normal.diagonal().max()))
     share = wanted * scale
     normal[np.diag_indices(len(pull))] += pull
     solution = solve_nonnegative(normal, right + pull * share) / scale

@@ -30,8 +30,9 @@ EARLY_REVIEW_EVERY = 4  # while an engine without any model of its own is met
 REFIT_EVERY = 64
 FIRST_FIT = 16
 LEARNING_BATCHES = 512  # after these a model that only learns stays as it is
-DRIFT_BATCHES = 32
-DRIFT = 0.05
+DRIFT_BATCHES = 32, 128
+DRIFT = 0.05, 0.015  # relative, by so many of these batches
+DRIFT_SIGMAS = 4.0, 2.5
 MISFIT = 0.1
 MAX_MARGIN = 3.0
 MIN_MARGIN = 0.5
@@ -81,7 +82,7 @@ class LiveEngine:
         self._shape = 0
         self._challenger = 0
         self._next_review = EARLY_REVIEW_EVERY if learn else REVIEW_EVERY
-        self._last_refit = 0
+        self._last_refit = self._last_drift = 0
         self.engine = template
         self.margin = 1.0
         self.refits = self.drifts = self.ignored = 0
@@ -152,13 +153,29 @@ class LiveEngine:
     def _follow_drift(self) -> bool:
         """Where the latest batches differ from earlier ones of their kind, the engine has changed its speed.
 
+        A large change is told by a few batches. How large it was exactly takes more of them.
+        """
+        since = min(DRIFT_BATCHES[1], self._window.count - self._last_drift)
+        for number, least, sigmas in zip((DRIFT_BATCHES[0], since), DRIFT, DRIFT_SIGMAS, strict=True):
+            factor = self._change(number, least, sigmas)
+            if factor is not None:
+                self._window.slow_down(self._window.rows()[:-number], factor)
+                self._model = self._model.scaled(factor)
+                if number != since:
+                    self._last_drift = self._window.count - DRIFT_BATCHES[0] // 2
+                    self.drifts += 1
+                return True
+        return False
+
+    def _change(self, number: int, least: float, sigmas: float) -> float | None:
+        """Factor from earlier batches to the latest `number`, if it is more than `least` and than chance.
+
         Compared within a kind, so that a model that is wrong about one kind of batch is not taken for a slow engine.
         """
-        latest = self._window.latest(DRIFT_BATCHES)
         rows = self._window.rows()
-        earlier = rows[: len(rows) - len(latest)]
-        if len(latest) < DRIFT_BATCHES or not len(earlier):
-            return False
+        if number < DRIFT_BATCHES[0] or len(rows) <= number:
+            return None
+        earlier, latest = rows[:-number], rows[-number:]
         now, before = self._ratios(latest), self._ratios(earlier)
         kinds, kinds_before = self._window.kinds(latest), self._window.kinds(earlier)
         changes = []
@@ -166,27 +183,19 @@ class LiveEngine:
             reference = before[kinds_before == kind]
             if len(reference) >= 4:
                 changes.append(np.log(now[kinds == kind] / middle(reference)))
-        if not changes:
-            return False
-        logs = np.concatenate(changes)
-        if len(logs) < DRIFT_BATCHES // 2:
-            return False
+        logs = np.concatenate(changes) if changes else np.zeros(0)
+        if 2 * len(logs) < number:
+            return None
         change = middle(logs)
-        spread = 1.4826 * middle(np.abs(logs - change))
-        if abs(change) <= max(DRIFT, 5 * spread / math.sqrt(len(logs))):
-            return False
-        factor = math.exp(change)
-        self._window.slow_down(earlier, factor)
-        self._model = self._model.scaled(factor)
-        self.drifts += 1
-        return True
+        spread = 1.4826 * middle(np.abs(logs - change)) / math.sqrt(len(logs))
+        return math.exp(change) if abs(change) > max(least, sigmas * spread) else None
 
     def _refit_due(self, learning: bool) -> bool:
         since = self._window.count - self._last_refit
         if since >= REFIT_EVERY or (learning and self._window.count < 2 * REFIT_EVERY):
             return True
-        typical = middle(self._ratios(self._window.latest(DRIFT_BATCHES)))
-        return since >= DRIFT_BATCHES and abs(math.log(max(typical, 1e-12))) > MISFIT
+        typical = middle(self._ratios(self._window.latest(DRIFT_BATCHES[0])))
+        return since >= DRIFT_BATCHES[0] and abs(math.log(max(typical, 1e-12))) > MISFIT
 
     def _refit(self) -> bool:
         """Fit the present shape again, and one other: the starts of a full fit, spread over many refits."""
