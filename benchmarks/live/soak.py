@@ -4,8 +4,8 @@
 
 Besides the traffic of `workload.py`: clients that leave before their first token or amid the stream, SLO fields that
 mean nothing, and a policy that fails once a minute. Counts engine errors, answers that are not complete, requests that
-are stuck, KV blocks that are still held at the end, and the memory of all processes of the server over time. Exit code 1
-if any of them is not as it should be. Writes benchmarks/results/live_soak.json, .md and .png.
+are stuck, KV blocks that are still held at the end, and the memory of all processes of the server over time. Exit code
+1 if any of them is not as it should be. Writes benchmarks/results/live_soak.json, .md and .png.
 """
 
 import argparse
