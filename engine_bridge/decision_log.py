@@ -1,22 +1,29 @@
-"""The decision log: one line of JSON for each request at its end, for comparing a day's traffic with its optimum."""
+"""The decision log: one line of JSON for each request at its end, for comparing a day's traffic with its optimum.
 
+Read it with any command that takes a trace: `slo_opt.traces.formats.decision_log` has the reader.
+"""
+
+import atexit
 import logging
-import os
+import threading
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-_log = logging.getLogger(__name__)
+from slo_opt.engine_bridge.line_log import LineLog
+from slo_opt.traces.formats.decision_log import FORMAT, VERSION
 
-FORMAT = "slo-opt-decisions"
-VERSION = 1
+_log = logging.getLogger(__name__)
+_CLOSING_S = 5.0
 
 
 class ServedRequest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One request, as it was served. Times are seconds, limits milliseconds; no prompt, no token ids.
+    """One request, as it was served. No prompt, no token ids.
 
     Parameters
     ----------
@@ -39,7 +46,7 @@ class ServedRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     outcome, reason : str
         ``admitted``, ``best_effort``, ``refused``, ``aborted`` or ``malformed``, and why.
     first_token_s, last_token_s : float or None
-        After the arrival.
+        Seconds after the arrival; None where no token came.
     lateness_s : float or None
         Of the token that was latest against its deadline; negative where all were early.
     attained : bool or None
@@ -70,90 +77,145 @@ class ServedRequest(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class DecisionLog:
-    """Appends served requests to a file. Never raises and keeps a bounded buffer: what cannot be written is counted.
+    """Appends served requests to a file, from a thread of its own: the engine waits for no disk.
+
+    Nothing here raises. What the disk refuses, or cannot take as fast as it comes, is lost and counted. Files turn
+    over as those of `LineLog` do.
 
     Parameters
     ----------
     path : Path
-        The file; older parts are renamed to ``path.1``, ``path.2`` and so on, ``.1`` the newest of them.
-    header : mapping
-        Put into the first line beside format, version and start time: engine model, configuration.
+        The file.
+    about : mapping, or callable that returns one
+        For the header: ``engine`` (an EngineModel), ``vllm`` and anything else worth knowing. Asked again for the
+        header lines that follow every `header_s` seconds and at the end: the engine model changes as it learns.
+    on_loss : callable, optional
+        Told how many lines were lost.
     flush_lines, flush_s : int, float
-        Written after so many lines, or with the first line that comes so many seconds after the last writing.
+        Written once so many lines wait, and every so many seconds.
+    header_s : float
+        See `about`.
+    max_waiting : int
+        Lines kept in memory; further ones are lost.
     max_bytes, keep : int
-        The size at which a part ends, and how many older parts stay.
+        The size at which a file ends, and how many older ones stay.
+
+    Attributes
+    ----------
+    lost_lines : int
+        Lines that are not in the file.
     """
 
     def __init__(
         self,
         path: str | Path,
-        header: Mapping[str, Any] | None = None,
+        about: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
         *,
+        on_loss: Callable[[int], None] | None = None,
         flush_lines: int = 64,
-        flush_s: float = 5.0,
+        flush_s: float = 2.0,
+        header_s: float = 60.0,
+        max_waiting: int = 10_000,
         max_bytes: int = 256 << 20,
         keep: int = 4,
     ) -> None:
-        self._path = Path(path)
-        head = {"format": FORMAT, "version": VERSION, "start_unix_s": time.time(), **(header or {})}
-        self._head = msgspec.json.encode(head) + b"\n"
+        self._about = about if callable(about) else lambda: about or {}
+        self._on_loss = on_loss
+        self._start_unix_s = time.time()
+        self._lines = LineLog(
+            path,
+            self._header(),
+            "decision log",
+            flush_lines=max_waiting + 1,  # it is this class that flushes
+            flush_s=float("inf"),
+            max_bytes=max_bytes,
+            keep=keep,
+        )
         self._flush_lines, self._flush_s = flush_lines, flush_s
-        self._max_bytes, self._keep = max_bytes, keep
-        self._encoder = msgspec.json.Encoder()
-        self._lines: list[bytes] = []
-        self._flushed_s = time.monotonic()
-        self._size: int | None = None  # of the current part; None before its header is written
-        self._warned = False
-        self.lost_lines = 0
+        self._header_s, self._headed_s = header_s, time.monotonic()
+        self._max_waiting = max_waiting
+        self._waiting: deque[ServedRequest] = deque()
+        self._wanted = threading.Event()
+        self._writing = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._reporting = threading.Lock()
+        self._reported = 0
+        self._dropped = 0
+
+    @property
+    def lost_lines(self) -> int:
+        """Lines that are not in the file."""
+        return self._lines.lost_lines + self._dropped
 
     def write(self, request: ServedRequest) -> None:
-        """Take one request; it reaches the file with the next flush."""
-        try:
-            self._lines.append(self._encoder.encode(request) + b"\n")
-        except Exception as error:
-            self._lose(1, error)
+        """Take one request; it reaches the file a little later."""
+        waiting = self._waiting
+        if self._closed or len(waiting) >= self._max_waiting:
+            self._dropped += 1
+            self._report()
             return
-        if len(self._lines) >= self._flush_lines or time.monotonic() - self._flushed_s >= self._flush_s:
-            self.flush()
+        waiting.append(request)
+        if self._thread is None:
+            self._start()
+        elif len(waiting) >= self._flush_lines:
+            self._wanted.set()
 
     def flush(self) -> None:
-        """Write what is buffered; what the disk refuses is lost and counted."""
-        lines, self._lines = self._lines, []
-        self._flushed_s = time.monotonic()
-        if not lines:
-            return
-        try:
-            self._append(b"".join(lines))
-        except Exception as error:
-            self._lose(len(lines), error)
+        """Write what waits, now."""
+        self._flush(last=False)
 
     def close(self) -> None:
-        """Write the rest."""
-        self.flush()
+        """Write the rest and a last header; afterwards nothing is taken."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._thread is None:
+            return
+        atexit.unregister(self.close)
+        self._wanted.set()
+        self._thread.join(_CLOSING_S)
+        if not self._thread.is_alive():  # else the disk hangs, which must not hold up the end
+            self._flush(last=True)
 
-    def _append(self, data: bytes) -> None:
-        if self._size is None or self._size >= self._max_bytes:
-            self._rotate()
-            data = self._head + data
-        with self._path.open("ab") as file:
-            file.write(data)
-        self._size = (self._size or 0) + len(data)
+    def _start(self) -> None:
+        try:
+            self._thread = threading.Thread(target=self._run, name="slo-opt decision log", daemon=True)
+            self._thread.start()
+            atexit.register(self.close)
+        except RuntimeError as error:  # no more threads, or the interpreter is ending
+            _log.warning("slo-opt: no decision log: %s", error)
+            self._closed = True
 
-    def _rotate(self) -> None:
-        """Begin a new part; the one of an earlier run counts as an older part."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        if self._path.exists():
-            for number in range(self._keep, 0, -1):
-                older = self._path if number == 1 else self._part(number - 1)
-                if older.exists():
-                    os.replace(older, self._part(number))
-        self._size = None
+    def _run(self) -> None:
+        while not self._closed:
+            self._wanted.wait(self._flush_s)
+            self._wanted.clear()
+            self._flush(last=False)
 
-    def _part(self, number: int) -> Path:
-        return self._path.with_name(f"{self._path.name}.{number}")
+    def _flush(self, *, last: bool) -> None:
+        with self._writing:
+            count = len(self._waiting)
+            for _ in range(count):
+                self._lines.write(self._waiting.popleft())
+            now_s = time.monotonic()
+            if last or (count and now_s - self._headed_s >= self._header_s):
+                self._headed_s = now_s
+                self._lines.write(self._header())
+            self._lines.flush()
+        self._report()
 
-    def _lose(self, lines: int, error: Exception) -> None:
-        self.lost_lines += lines
-        if not self._warned:
-            self._warned = True
-            _log.warning("slo-opt: the decision log %s loses lines: %s", self._path, error)
+    def _header(self) -> dict[str, Any]:
+        try:
+            about = dict(self._about())
+        except Exception as error:  # what it describes may be in the middle of a change
+            about = {"error": repr(error)}
+        return {"format": FORMAT, "version": VERSION, "start_unix_s": self._start_unix_s, **about}
+
+    def _report(self) -> None:
+        if self._on_loss is None or self.lost_lines == self._reported:
+            return
+        with self._reporting, suppress(Exception):
+            more, self._reported = self.lost_lines - self._reported, self.lost_lines
+            if more > 0:
+                self._on_loss(more)

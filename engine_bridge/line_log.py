@@ -1,6 +1,7 @@
 """A log of JSON lines written beside a running engine: buffered, bounded in size, never in the way."""
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -87,10 +88,18 @@ class LineLog:
 
     def _append(self, data: bytes) -> None:
         if self._size >= self._max_bytes:
-            data = self._encode(self._header) + b"\n" + data
             self._turn_over()
-        with self._path.open("ab") as file:
-            file.write(data)
+        if not self._size:
+            data = self._encode(self._header) + b"\n" + data
+        with self._path.open("ab", buffering=0) as file:
+            whole = file.seek(0, os.SEEK_END)
+            try:
+                written = 0
+                while written < len(data):
+                    written += file.write(data[written:])
+            except OSError:
+                file.truncate(whole)  # no half a line in the middle of the file
+                raise
         self._size += len(data)
 
     def _turn_over(self) -> None:

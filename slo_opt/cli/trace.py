@@ -172,21 +172,24 @@ def validate(
 
     Requests that the engine can never serve are counted, with the first reason: such a trace is valid, too.
     """
+    from slo_opt.traces.formats.detect import detect, format_named
     from slo_opt.traces.read import read_any
     from slo_opt.traces.rows import RawTrace
+    from slo_opt.traces.source import load
     from slo_opt.traces.unservable import unservable_requests
 
-    found = read_any(trace, input_format=input_format, engine=engine)
+    source = load(trace)
+    layout = detect(source) if input_format is None else format_named(input_format)
+    found = read_any(source, input_format=layout, engine=engine)
     raw = isinstance(found, RawTrace)
     count = len(found.rows) if isinstance(found, RawTrace) else len(found.requests)
-    layout = str(found.provenance["format"]) if isinstance(found, RawTrace) else "native"
     refused: tuple[tuple[Request, str], ...] = ()
     if not isinstance(found, RawTrace) and found.engine is not None:
         refused = unservable_requests(found.to_instance())
     if output_format is Format.JSON:
         from slo_opt.cli.console import show_json
 
-        document = {"valid": True, "format": layout, "requests": count, "has_slos": not raw}
+        document = {"valid": True, "format": layout.value, "requests": count, "has_slos": not raw}
         first = f"{refused[0][0].id}: {refused[0][1]}" if refused else None
         show_json({**document, "unservable": len(refused), "first_unservable": first})
         return

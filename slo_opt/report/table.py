@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from slo_opt.analysis.explain import Explanation
+from slo_opt.report.class_rows import class_rows
 
 _BOX = box.SIMPLE_HEAD
 _WHY = "most is held by, or why"
@@ -84,6 +85,25 @@ def verdict(document: dict[str, Any]) -> Text:
     return text
 
 
+def live_verdict(document: dict[str, Any]) -> Text | None:
+    """How the same requests fared on the live engine that logged them; None where the trace does not say."""
+    facts = document["trace"]["provenance"]
+    offered, attained, value = (facts.get(name) for name in ("live_offered", "live_attained", "live_value"))
+    if not offered or not all(isinstance(figure, (int, float)) for figure in (offered, attained, value)):
+        return None
+    text = Text(f"Served live: {attained:,} of {offered:,} attained", style="bold")
+    text.append(f" ({percent(attained / offered)} of offered)", style="not bold")
+    if offered == document["offered"] and document["bound"]:
+        short = (document["bound"] - value) / document["bound"]
+        told = f", {percent(short, 2)} below what no scheduler can exceed."
+        if short < 0:
+            told = ", more than the engine model allows: the engine is faster than its model."
+        text.append(told, style="not bold")
+    else:
+        text.append(".", style="not bold")
+    return text
+
+
 def solve_tables(document: dict[str, Any]) -> RenderableType:
     """Heading, methods, SLO classes and verdict of a solve.
 
@@ -111,13 +131,13 @@ def solve_tables(document: dict[str, Any]) -> RenderableType:
     classes = new_table(
         "SLO class", "TTFT", "TPOT", ">offered", ">admitted", ">attained", ">of offered", ">of admitted"
     )
-    for row in document["classes"]:
-        limits = row["limits"]
-        ttft = f"{limits['ttft_ms']:g} ms" if "ttft_ms" in limits else f"{limits['ttft_slowdown']:g}x"
-        counts = [f"{row[key]:,}" for key in ("offered", "admitted", "attained")]
-        shares = [percent(row["attainment"]), percent(row["attained"] / row["admitted"] if row["admitted"] else None)]
-        classes.add_row(row["name"], ttft, f"{limits['tpot_ms']:g} ms", *counts, *shares)
-    return Group(heading(document), methods, classes, verdict(document))
+    for row in class_rows(document["classes"]):
+        counts = [f"{count:,}" for count in (row.offered, row.admitted, row.attained)]
+        shares = [percent(row.attained / whole if whole else None) for whole in (row.offered, row.admitted)]
+        classes.add_row(row.name, row.ttft, row.tpot, *counts, *shares)
+    parts: list[RenderableType] = [heading(document), methods, classes, verdict(document)]
+    live = live_verdict(document)
+    return Group(*parts) if live is None else Group(*parts, live)
 
 
 def explain_tables(explanations: Sequence[Explanation], limit: int | None = None) -> RenderableType:

@@ -7,7 +7,7 @@ from pathlib import Path
 from slo_opt.domain.engine import EngineModel
 from slo_opt.domain.errors import InvalidInputError, TraceFormatError
 from slo_opt.traces.engine_file import portable
-from slo_opt.traces.formats import azure, bailian, burstgpt, mooncake, native, plain
+from slo_opt.traces.formats import azure, bailian, burstgpt, decision_log, mooncake, native, plain
 from slo_opt.traces.formats.detect import TraceFormat, detect, format_named
 from slo_opt.traces.rows import RawTrace, Scalar
 from slo_opt.traces.scenarios import SCENARIOS, apply_scenario, scenario_named
@@ -93,7 +93,7 @@ def read_trace(
 
 
 def read_any(
-    path: str | Path,
+    path: str | Path | Source,
     *,
     input_format: str | None = None,
     scenario: str | None = None,
@@ -104,22 +104,58 @@ def read_any(
     sort: bool = False,
     prefix_cache: bool = False,
 ) -> Trace | RawTrace:
-    """As `read_trace`, but a raw format without a scenario gives its rows, which carry no SLOs."""
+    """As `read_trace`, but a raw format without a scenario gives its rows, which carry no SLOs.
+
+    `path` may be a source that is loaded already.
+    """
     if scenario is not None:
         scenario_named(scenario)
     engine = portable(engine)
     chosen = None if input_format is None else format_named(input_format)
-    source = load(path)
+    source = path if isinstance(path, Source) else load(path)
     chosen = detect(source) if chosen is None else chosen
     if chosen is not TraceFormat.MOONCAKE and prefix_cache:
         raise InvalidInputError(f"{source.path}: a prefix cache needs the hash_ids of a mooncake trace; leave it off")
+    if chosen is TraceFormat.DECISION_LOG:
+        return _served(source, scenario, engine, seed, window, scale)
     if chosen is not TraceFormat.NATIVE:
         raw = _raw_as_asked(read_rows(source, chosen, sort=sort, prefix_cache=prefix_cache), window, scale)
         return raw if scenario is None else apply_scenario(raw, scenario, engine, seed)
     trace = native.read(source, sort=sort)
     if scenario is None:
         return _native_as_asked(source.path, trace, engine, window, scale)
-    raw = _raw_as_asked(replace(trace.raw(), path=source.path), window, scale)
+    return _with_scenario(source.path, trace, scenario, engine, seed, window, scale)
+
+
+def _served(
+    source: Source,
+    scenario: str | None,
+    engine: str | EngineModel | None,
+    seed: int,
+    span: tuple[float, float] | None,
+    factor: float,
+) -> Trace:
+    """What a live engine served, with how it fared, unless that is about other requests than those asked for."""
+    served = decision_log.read(source)
+    trace = served.trace.with_provenance(source=Path(source.path).name)
+    if scenario is not None:
+        return _with_scenario(source.path, trace, scenario, engine, seed, span, factor)
+    asked = _native_as_asked(source.path, trace, engine, span, factor)
+    return asked.with_provenance(**served.outcome(asked.requests)) if factor == 1 else asked
+
+
+def _with_scenario(
+    path: str,
+    trace: Trace,
+    scenario: str,
+    engine: str | EngineModel | None,
+    seed: int,
+    span: tuple[float, float] | None,
+    factor: float,
+) -> Trace:
+    """The requests of a trace under other SLOs than its own."""
+    raw = replace(trace.raw(), path=path, provenance=decision_log.without_outcome(trace.provenance))
+    raw = _raw_as_asked(raw, span, factor)
     return apply_scenario(raw, scenario, trace.engine if engine is None else engine, seed)
 
 
@@ -172,6 +208,8 @@ def _native_as_asked(
     path: str, trace: Trace, engine: str | EngineModel | None, span: tuple[float, float] | None, factor: float
 ) -> Trace:
     requests = _cut(path, trace.requests, span)
+    if span is not None or factor != 1:
+        trace = replace(trace, provenance=decision_log.without_outcome(trace.provenance))
     return replace(
         trace,
         requests=scale(requests, factor),

@@ -5,6 +5,7 @@ import re
 from enum import StrEnum
 
 from slo_opt.domain.errors import InvalidInputError
+from slo_opt.traces.formats.decision_log import FORMAT as DECISIONS
 from slo_opt.traces.nearest import did_you_mean
 from slo_opt.traces.source import Source
 
@@ -19,6 +20,7 @@ class TraceFormat(StrEnum):
     BAILIAN = "bailian"
     CSV = "csv"
     JSONL = "jsonl"
+    DECISION_LOG = "decision-log"
 
 
 _KEY = re.compile(r'"(\w+)"\s*:')
@@ -74,6 +76,8 @@ def detect(source: Source) -> TraceFormat:
 
 def _detect_json(source: Source, first: str) -> TraceFormat:
     keys = set(_KEY.findall(first))
+    if "arrival_unix_s" in keys or ("format" in keys and DECISIONS in first):
+        return TraceFormat.DECISION_LOG
     if "format" not in keys and "requests" not in keys:
         if "chat_id" in keys:
             return TraceFormat.BAILIAN
