@@ -19,7 +19,7 @@ from slo_opt.replay.server import Server, authorization, find_server, require_ai
 __all__ = ["NothingSentError", "Outcome", "ReplayOptions", "ReplayRun", "replay", "replay_async"]
 
 _KEEPALIVE_S = 1.5  # below the 5 s of uvicorn: a connection that the server is about to close is not used again
-T = TypeVar("T")
+_T = TypeVar("_T")
 _OPTIONS = ReplayOptions()
 
 
@@ -114,7 +114,7 @@ async def _replay(
     return _collect(instance, server, options, generator, not complete, wall_s)
 
 
-async def _unless_stopped(work: Coroutine[Any, Any, T], stop: asyncio.Event) -> T | None:
+async def _unless_stopped(work: Coroutine[Any, Any, _T], stop: asyncio.Event) -> _T | None:
     """The result of some work; None where it was given up because the run was stopped."""
     working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
     try:

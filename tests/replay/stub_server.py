@@ -124,6 +124,10 @@ class StubServer:
         await response.prepare(request)
         if wrong == "silent":
             await self._stop.wait()
+        elif wrong == "pings":
+            while not self._stop.is_set():
+                await response.write(b": ping\n\n")
+                await asyncio.sleep(0.02)
         elif wrong == "abort":
             await response.write(b"data: [DONE]\n\n")
         elif wrong == "not-json":

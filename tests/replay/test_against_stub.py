@@ -1,7 +1,9 @@
 """The load generator against a server that streams, stalls, refuses and breaks off on demand."""
 
 import asyncio
+import contextlib
 import math
+import random
 from collections import Counter
 from dataclasses import replace
 
@@ -79,8 +81,9 @@ def test_every_request_is_sent_and_scored():
     assert "priority" not in body
 
 
-def test_requests_are_sent_whatever_the_server_does():
-    with StubServer(behave=lambda call: "silent") as server:
+@pytest.mark.parametrize("wrong", ["silent", "pings"])
+def test_requests_are_sent_whatever_the_server_does(wrong: str):
+    with StubServer(behave=lambda call: wrong) as server:
         run = replay(plain(20), server.url, ReplayOptions(timeout_s=1.0))
     assert server.most_at_once == 20
     assert outcomes(run) == {Outcome.FAILED: 20}
@@ -143,6 +146,48 @@ def test_a_server_that_dies():
         run = asyncio.run(dying())
     assert run.requests[-1].outcome is Outcome.FAILED
     assert "connection failed" in run.requests[-1].cause
+
+
+def garbled(rng: random.Random, head: bytes) -> bytes:
+    """A stream of completions with bytes changed, lost, added and cut off."""
+    chunk = b'data: {"choices": [{"text": "x", "token_ids": [5]}]}\n\n'
+    body = bytearray(chunk * 3 + b'data: {"choices": [], "usage": {"completion_tokens": 3}}\n\ndata: [DONE]\n\n')
+    whole = bytearray(head) + body if rng.random() < 0.7 else body
+    for _ in range(rng.randint(0, 6)):
+        place = rng.randrange(len(whole))
+        whole[place : place + rng.randint(0, 3)] = rng.randbytes(rng.randint(0, 3))
+    return bytes(whole[: rng.randint(0, len(whole))] if rng.random() < 0.3 else whole)
+
+
+def test_garbage_of_any_kind_ends_in_time_and_counts():
+    """Raw bytes instead of HTTP, a damaged head or stream, connections left open: nothing hangs or escapes."""
+    rng = random.Random(5)
+    models = b'{"data": [{"id": "m"}]}'
+    listed = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(models)
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line = await reader.readline()
+        if line.startswith(b"GET"):
+            writer.write(listed + models)
+        else:
+            writer.write(garbled(rng, head))
+        with contextlib.suppress(ConnectionError):
+            await writer.drain()
+            if rng.random() < 0.8:
+                writer.close()
+
+    async def main() -> ReplayRun:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        return await replay_async(plain(300, tokens=3), url, ReplayOptions(timeout_s=1.5))
+
+    run = asyncio.run(main())
+    found = outcomes(run)
+    assert found.keys() <= {Outcome.FINISHED, Outcome.FAILED, Outcome.REFUSED}
+    assert found[Outcome.FINISHED] > 20
+    assert found[Outcome.FAILED] > 50
+    assert run.metrics().total.finished == found[Outcome.FINISHED]
 
 
 def test_later_rounds_wait_for_the_last_token_and_repeat_what_was_said():
