@@ -60,6 +60,9 @@ def untouched(exchange: Exchange, body: bytes) -> bool:
         b'{"prompt": "the slo_ttft_ms field"}',
         b'{"prompt": "slo_", "x": NaN}',
         b'{"prompt": "slo_", "n": ' + b"9" * 5000 + b"}",
+        b'{"vllm_xargs": {"slo_ttft_ms": ' + b"9" * 5000 + b"}}",
+        b'{"vllm_xargs": {"slo_class": "\xff"}}',
+        b'{"vllm_xargs": {"x": ' + b"[" * 90_000 + b"]" * 90_000 + b', "slo_class": "chat"}}',
         b"slo_" + b"[" * 200_000,
     ],
 )
@@ -142,6 +145,33 @@ def test_a_chunked_body_becomes_one_of_known_length():
     assert b"transfer-encoding" not in names
     assert names.count(b"content-length") == 1
     assert json.loads(exchange.body_in)["vllm_xargs"] == {"slo_class": "chat"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"prompt": "\\ud800"}',
+        b'{"\\ud800": 1}',
+        b'{"logit_bias": NaN}',
+        b'{"n": ' + b"9" * 400 + b"}",
+        b'{"temperature": 1e999}',
+        b'\xef\xbb\xbf{"n": 1}',
+        '{"n": 1}'.encode("utf-16"),
+        b'{"n": 1, "n": 2}',
+    ],
+)
+def test_headers_change_nothing_else_of_what_a_server_reads(body):
+    exchange = intake(body, headers=[("x-slo-class", "chat")])
+    assert exchange.status == 200
+    seen = json.loads(exchange.body_in)
+    assert seen.pop("vllm_xargs") == {"slo_class": "chat"}
+    assert repr(seen) == repr(json.loads(body))
+
+
+def test_a_long_prompt_stays_as_it_is_written():
+    prompt = b"[1,  2,\t3e0, 1.50]"
+    seen = intake(b'{"prompt": ' + prompt + b', "n":2}', headers=[("x-slo-class", "chat")]).body_in
+    assert prompt in seen
 
 
 def test_the_body_goes_before_headers_field_by_field():
@@ -245,9 +275,10 @@ def test_the_configuration_comes_from_the_environment(monkeypatch, tmp_path):
 
 # Anything at all.
 
+TEXT = st.text(st.characters(exclude_categories=()), max_size=6)  # lone surrogates too
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=8,
 )
 NEAR = st.sampled_from([*FIELDS, "slo_x", "session_id"])
