@@ -20,7 +20,36 @@ from typing import Any
 
 from slo_opt.engine_bridge.planned_queue import PlannedQueue, settle
 from slo_opt.engine_bridge.step_plan import NO_DEVIATIONS, Deviations, StepPlan, deviations
-from slo_opt.engine_bridge.vllm_state import WAITING_QUEUES, can_start, promote_blocked
+from slo_opt.engine_bridge.vllm_state import (
+    WAITING_QUEUES,
+    EngineLimits,
+    RequestState,
+    cached_tokens,
+    can_start,
+    engine_limits,
+    free_kv_blocks,
+    held_blocks,
+    next_tokens,
+    promote_blocked,
+    request_state,
+    waiting_requests,
+)
+
+__all__ = [
+    "Deviations",
+    "EngineLimits",
+    "RequestState",
+    "StepPlan",
+    "cached_tokens",
+    "engine_limits",
+    "free_kv_blocks",
+    "held_blocks",
+    "next_tokens",
+    "refuse",
+    "request_state",
+    "steered",
+    "waiting_requests",
+]
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))  # vllm_parts
 
-from vllm_parts import engine_config, model_output, new_request, new_scheduler  # noqa: E402
+from vllm_parts import engine_config, model_output, new_request, new_scheduler
 
 
 @dataclass(frozen=True, slots=True)
