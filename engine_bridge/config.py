@@ -4,15 +4,15 @@ import os
 import pkgutil
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, NoReturn, cast, get_args
+from typing import Any, Literal, cast
 
 from slo_opt.domain.engines import ENGINES
 from slo_opt.domain.errors import InvalidInputError
 from slo_opt.domain.slo import MAX_LIMIT_MS, SloClass
+from slo_opt.engine_bridge.config_checks import ConfigError, check_keys, check_kinds, check_range, joined, refuse
 from slo_opt.engine_bridge.shown import shown
 from slo_opt.policies.registry import policy_entry
 from slo_opt.policies.settings import check_setting
@@ -27,31 +27,7 @@ BEST_EFFORT_TTFT_MS = 60_000.0
 
 OnUnattainable = Literal["best-effort", "refuse"]
 _ANSWERS = ("best-effort", "refuse")
-_PLAIN_KEY = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _CLASS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-
-
-class ConfigError(InvalidInputError):
-    """A configuration that cannot be used.
-
-    Parameters
-    ----------
-    path : str
-        The file, or ``<configuration>`` for one made in Python.
-    key : str
-        Where in it, with dots (``classes.chat.tpot_ms``), or ``file``.
-    problem : str
-        What was found and what was expected.
-    remedy : str
-        How to mend it.
-    """
-
-    def __init__(self, path: str, key: str, problem: str, remedy: str) -> None:
-        self.path = path
-        self.key = key
-        self.problem = problem
-        self.remedy = remedy
-        super().__init__(f"{path}: {key}: {problem}. {remedy}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,26 +66,26 @@ class LiveClass:
     best_effort: bool = False
 
     def __post_init__(self) -> None:
-        where = _joined("classes", self.name)
+        where = joined("classes", self.name)
         if not isinstance(self.name, str) or not _CLASS_NAME.fullmatch(self.name):
-            _refuse(
+            refuse(
                 where,
                 f"{shown(self.name)} is no name for a class",
                 "Name it with 1 to 64 letters, digits, '.', '_' and '-', a letter or digit first: it travels in "
                 "headers and labels.",
             )
-        _check_kinds(self, where)
+        check_kinds(self, where)
         for key in ("ttft_ms", "tpot_ms", "thinking_tpot_ms"):
-            _check_range(where, key, getattr(self, key), 0, MAX_LIMIT_MS, "milliseconds")
-        _check_range(where, "weight", self.weight, 0, 1e6, "a number")
+            check_range(where, key, getattr(self, key), 0, MAX_LIMIT_MS, "milliseconds")
+        check_range(where, "weight", self.weight, 0, 1e6, "a number")
         if self.ttft_slowdown is not None and not 1 <= self.ttft_slowdown <= 1e6:
-            _refuse(
+            refuse(
                 f"{where}.ttft_slowdown",
                 f"is {shown(self.ttft_slowdown)}; expected a number in [1, 1e6]",
                 "It multiplies the time to first token on an idle engine: below 1 nothing can be on time.",
             )
         if self.thinking_tokens is not None and not 1 <= self.thinking_tokens <= MAX_THINKING_TOKENS:
-            _refuse(
+            refuse(
                 f"{where}.thinking_tokens",
                 f"is {shown(self.thinking_tokens)}; expected an integer in [1, {MAX_THINKING_TOKENS}]",
                 "Leave it out where nothing is thought.",
@@ -120,20 +96,20 @@ class LiveClass:
         if self.best_effort:
             given = [key for key in _LIMITS if getattr(self, key) is not None]
             if given:
-                _refuse(
+                refuse(
                     f"{where}.{given[0]}",
                     "is a limit of a best-effort class, which has none",
                     "Leave out the limit, or best_effort.",
                 )
             return
         if self.ttft_ms is not None and self.ttft_slowdown is not None:
-            _refuse(f"{where}.ttft_slowdown", "is given beside ttft_ms; expected one of them", "Leave out one.")
+            refuse(f"{where}.ttft_slowdown", "is given beside ttft_ms; expected one of them", "Leave out one.")
         if self.ttft_ms is None and self.ttft_slowdown is None:
-            _refuse(f"{where}.ttft_ms", "is missing, and so is ttft_slowdown", "Give one, or best_effort = true.")
+            refuse(f"{where}.ttft_ms", "is missing, and so is ttft_slowdown", "Give one, or best_effort = true.")
         if self.tpot_ms is None:
-            _refuse(f"{where}.tpot_ms", "is missing", "Give it, or best_effort = true.")
+            refuse(f"{where}.tpot_ms", "is missing", "Give it, or best_effort = true.")
         if self.thinking_tokens is not None and self.thinking_tpot_ms is None:
-            _refuse(
+            refuse(
                 f"{where}.thinking_tokens",
                 "is given without thinking_tpot_ms",
                 "Give thinking_tpot_ms, or leave out thinking_tokens.",
@@ -211,11 +187,11 @@ class BridgeConfig:
     step_log: Path | None = None
 
     def __post_init__(self) -> None:
-        _check_kinds(self, "")
+        check_kinds(self, "")
         classes = dict(self.classes)
         for name, live in classes.items():
             if name != live.name:
-                _refuse(_joined("classes", name), f"holds a class that is named {shown(live.name)}", "Use one name.")
+                refuse(joined("classes", name), f"holds a class that is named {shown(live.name)}", "Use one name.")
         if self.default_class == DEFAULT_CLASS:
             classes.setdefault(DEFAULT_CLASS, LiveClass(DEFAULT_CLASS, best_effort=True))
         object.__setattr__(self, "classes", classes)
@@ -228,7 +204,7 @@ class BridgeConfig:
                 and live.thinking_tokens is None
                 and self.thinking_end_token_id is None
             ):
-                _refuse(
+                refuse(
                     f"classes.{live.name}.thinking_tpot_ms",
                     "is given, but nothing says where thinking ends",
                     "Give the class thinking_tokens, or give thinking_end_token_id at the top of the file.",
@@ -237,30 +213,30 @@ class BridgeConfig:
     def _check_names(self) -> None:
         if self.default_class not in self.classes:
             hint = did_you_mean(self.default_class, self.classes)
-            _refuse(
+            refuse(
                 "default_class",
                 f"is {shown(self.default_class)}, no class here. {hint}Known: {', '.join(self.classes) or 'none'}",
                 f"Add [classes.{self.default_class}], or name another.",
             )
         if self.on_unattainable not in _ANSWERS:
             hint = did_you_mean(self.on_unattainable, _ANSWERS)
-            _refuse("on_unattainable", f"is {shown(self.on_unattainable)}", f"{hint}Known: {', '.join(_ANSWERS)}.")
+            refuse("on_unattainable", f"is {shown(self.on_unattainable)}", f"{hint}Known: {', '.join(_ANSWERS)}.")
         try:
             entry = policy_entry(self.policy)
         except InvalidInputError as error:
-            _refuse("policy.name", str(error), "Name one of them.")
+            refuse("policy.name", str(error), "Name one of them.")
         if self.setting:  # a policy's module loads the compiler of the DP: not where it can be spared
             try:
                 check_setting(self.policy, pkgutil.resolve_name(entry.factory), self.setting)
             except (InvalidInputError, ImportError, AttributeError, ValueError) as error:
-                _refuse("policy", str(error), "Change or leave out the setting.")
+                refuse("policy", str(error), "Change or leave out the setting.")
 
     def _check_numbers(self) -> None:
-        _check_range("", "planner_limit_ms", self.planner_limit_ms, 0, 60_000, "milliseconds")
+        check_range("", "planner_limit_ms", self.planner_limit_ms, 0, 60_000, "milliseconds")
         if not 0 <= self.headroom_ms <= 60_000:
-            _refuse("headroom_ms", f"is {shown(self.headroom_ms)}; expected milliseconds in [0, 60000]", "Take 5.")
+            refuse("headroom_ms", f"is {shown(self.headroom_ms)}; expected milliseconds in [0, 60000]", "Take 5.")
         if not 0 < self.margin_quantile < 1:
-            _refuse("margin_quantile", f"is {shown(self.margin_quantile)}; expected a number in (0, 1)", "Take 0.9.")
+            refuse("margin_quantile", f"is {shown(self.margin_quantile)}; expected a number in (0, 1)", "Take 0.9.")
         for key, least, most in (
             ("retry_after_s", 1, 86_400),
             ("max_planned_waiting", 1, 1_000_000),
@@ -268,7 +244,7 @@ class BridgeConfig:
         ):
             value = getattr(self, key)
             if value is not None and not least <= value <= most:
-                _refuse(
+                refuse(
                     key,
                     f"is {shown(value)}; expected an integer in [{least}, {most}]",
                     "Change it, or leave the key out.",
@@ -317,7 +293,7 @@ def load_config(path: str | Path) -> BridgeConfig:
 def _config(tables: dict[str, Any], folder: Path) -> BridgeConfig:
     """The configuration that the tables of a file describe."""
     known = [item.name for item in fields(BridgeConfig) if item.name != "setting"]
-    _check_keys("", tables, known)
+    check_keys("", tables, known)
     given = dict(tables)
     policy = _table("policy", given.pop("policy", {}))
     if "name" in policy:
@@ -325,8 +301,8 @@ def _config(tables: dict[str, Any], folder: Path) -> BridgeConfig:
     classes: dict[str, LiveClass] = {}
     class_keys = [item.name for item in fields(LiveClass) if item.name != "name"]
     for name, content in _table("classes", given.pop("classes", {})).items():
-        keys = _table(_joined("classes", name), content)
-        _check_keys(_joined("classes", name), keys, class_keys)
+        keys = _table(joined("classes", name), content)
+        check_keys(joined("classes", name), keys, class_keys)
         classes[name] = LiveClass(name, **keys)
     for key in ("decision_log", "step_log"):
         if key in given:
@@ -343,7 +319,7 @@ def _engine(value: Any, folder: Path) -> str:
     path = _path("engine", value, folder)
     if not path.is_file():
         known = [LEARN, *ENGINES]
-        _refuse(
+        refuse(
             "engine",
             f"is {shown(value)}: no built-in engine, and there is no file {path}",
             f"{did_you_mean(value, known)}Known: {', '.join(known)}; or the file that slo-opt calibrate wrote.",
@@ -353,58 +329,11 @@ def _engine(value: Any, folder: Path) -> str:
 
 def _path(key: str, value: Any, folder: Path) -> Path:
     if not isinstance(value, str) or not value or "\0" in value:
-        _refuse(key, f"is {shown(value)}; expected a path", "Write it in quotes.")
+        refuse(key, f"is {shown(value)}; expected a path", "Write it in quotes.")
     return folder / os.path.expanduser(value)
 
 
 def _table(key: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        _refuse(key, f"is {shown(value)}; expected a table", f"Write [{key}] and its keys below.")
+        refuse(key, f"is {shown(value)}; expected a table", f"Write [{key}] and its keys below.")
     return dict(value)
-
-
-def _check_keys(where: str, given: Iterable[str], known: list[str]) -> None:
-    for key in given:
-        if key not in known:
-            hint = did_you_mean(key, known)
-            _refuse(_joined(where, key), "is no key that slo-opt knows", f"{hint}Known: {', '.join(known)}.")
-
-
-_KINDS: dict[type, str] = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
-
-
-def _check_kinds(item: Any, where: str) -> None:
-    """Refuse a value whose type is not the annotated one: no true for 1, no number as text."""
-    for spec in fields(item):
-        value = getattr(item, spec.name)
-        kind = _kind_of(spec.type)
-        if kind is None or (value is None and spec.default is None):
-            continue
-        fits = isinstance(value, (int, float)) if kind is float else isinstance(value, kind)
-        if not fits or (isinstance(value, bool) and kind is not bool):
-            _refuse(
-                _joined(where, "policy.name" if spec.name == "policy" else spec.name),
-                f"is {shown(value)}; expected {_KINDS[kind]}",
-                "Change it, or leave the key out.",
-            )
-
-
-def _kind_of(annotation: Any) -> type | None:
-    """The plain type of an annotation such as ``float | None``; None for a mapping, a path or a choice."""
-    plain = get_args(annotation)[0] if isinstance(annotation, UnionType) else annotation
-    return plain if plain in _KINDS else None
-
-
-def _check_range(where: str, key: str, value: float | None, above: float, most: float, unit: str) -> None:
-    if value is not None and not above < value <= most:  # NaN fails too
-        _refuse(_joined(where, key), f"is {shown(value)}; expected {unit} in ({above:g}, {most:g}]", "Change it.")
-
-
-def _joined(where: str, key: object) -> str:
-    plain = isinstance(key, str) and _PLAIN_KEY.fullmatch(key)
-    name = str(key) if plain else shown(key)
-    return f"{where}.{name}" if where else name
-
-
-def _refuse(key: str, problem: str, remedy: str) -> NoReturn:
-    raise ConfigError("<configuration>", key, problem, remedy)

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from slo_opt.domain.errors import InvalidInputError
 from slo_opt.engine_bridge.config import (
     BridgeConfig,
-    ConfigError,
     LiveClass,
     config_from_environment,
     load_config,
 )
+from slo_opt.engine_bridge.config_checks import ConfigError
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/slo-fields.md"

@@ -14,7 +14,8 @@ from asgi import DISCONNECT, Exchange, as_parts, ok, post_scope, through
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from slo_opt.engine_bridge.config import BridgeConfig, ConfigError, LiveClass
+from slo_opt.engine_bridge.config import BridgeConfig, LiveClass
+from slo_opt.engine_bridge.config_checks import ConfigError
 from slo_opt.engine_bridge.middleware import SloMiddleware
 from slo_opt.engine_bridge.refusal import REFUSED, refusal_text, retry_after_of, watch
 from slo_opt.engine_bridge.slo_body import ENDPOINTS, HEADERS
