@@ -72,7 +72,8 @@ class EngineFit:
     num_samples : int
         Batches used.
     shape : str
-        ``scaled template`` (too few or too similar batches for more), ``one piece`` or ``two pieces``.
+        ``scaled template`` (too few or too similar batches for more, or the template is right as it is), ``one piece``
+        or ``two pieces``.
     r2 : float
         Share of the variance of the batch times that is explained, stalls included.
     median_error, p95_error : float
@@ -168,7 +169,7 @@ def fit_engine(samples: Sequence[BatchSample], template: EngineModel, *, name: s
     prior = prior_of(template, table)
     shape, found = choose(table, prior)
     found = carried_on(found, table, prior, template.max_num_batched_tokens)
-    known = identified(found, table, prior) if shape else ()
+    known = identified(found, table, prior) if len(table) >= MIN_SAMPLES_FOR_SHAPE else ()
     names = (*_PIECE_NAMES, *SHARED)
     ratios = table[:, SECONDS] / found.predict_s(table)
     errors = np.abs(ratios - 1)
