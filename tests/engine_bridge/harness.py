@@ -207,3 +207,29 @@ class Harness:
 
         drafts = [[1] * self._random.randint(0, self.settings.draft_tokens) for _ in names]
         self.scheduler.update_draft_token_ids(DraftTokenIds(names, drafts))
+
+
+def loaded_harness(folder: Path, running: int, waiting: int, steer=lambda base: base, **settings: object) -> Harness:
+    """An engine in the middle of its work: `running` decodes, and `waiting` requests not yet begun.
+
+    The waiting requests arrive last and have 256 tokens of prompt. With `max_num_seqs` left at `running`, vLLM's own
+    rule starts none of them, so that the state lasts.
+
+    Parameters
+    ----------
+    settings
+        Of `EngineSettings`.
+    """
+    values: dict[str, object] = {
+        "kv_blocks": 64 * (running + waiting + 1),
+        "max_num_seqs": running,
+        "max_num_batched_tokens": 16 * running + 8192,
+    }
+    harness = Harness(folder, EngineSettings(**{**values, **settings}), steer)
+    for k in range(running):
+        harness.add(f"run{k}", 16, 900)
+    harness.step()
+    harness.step()
+    for k in range(waiting):
+        harness.add(f"wait{k}", 256, 100)
+    return harness
