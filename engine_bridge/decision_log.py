@@ -114,7 +114,7 @@ class DecisionLog:
         on_loss: Callable[[int], None] | None = None,
         flush_lines: int = 64,
         flush_s: float = 2.0,
-        header_s: float = 60.0,
+        header_s: float = 10.0,
         max_waiting: int = 10_000,
         max_bytes: int = 256 << 20,
         keep: int = 4,

@@ -93,14 +93,14 @@ def live_verdict(document: dict[str, Any]) -> Text | None:
         return None
     text = Text(f"Served live: {attained:,} of {offered:,} attained", style="bold")
     text.append(f" ({percent(attained / offered)} of offered)", style="not bold")
-    if offered == document["offered"] and document["bound"]:
-        short = (document["bound"] - value) / document["bound"]
-        told = f", {percent(short, 2)} below what no scheduler can exceed."
-        if short < 0:
-            told = ", more than the engine model allows: the engine is faster than its model."
-        text.append(told, style="not bold")
-    else:
+    bound = document["bound"]
+    if offered != document["offered"] or bound is None:
         text.append(".", style="not bold")
+    elif value > bound * (1 + 1e-9):
+        text.append(", more than the engine model allows: the engine is faster than its model.", style="not bold")
+    else:
+        short = (bound - value) / bound if bound else 0.0
+        text.append(f", {percent(short, 2)} below what no scheduler can exceed.", style="not bold")
     return text
 
 
