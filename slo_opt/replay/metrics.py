@@ -30,7 +30,7 @@ class ReplayMetrics:
     num_rejected, num_failed, num_unfinished : int
         Requests that the server refused; requests that failed; requests neither finished nor refused.
     num_prompt_tokens, num_output_tokens : int
-        Tokens sent with all calls and received from them, best effort included.
+        Prompt tokens of the calls that got a token back, and tokens received, best effort included.
     num_cached_tokens : int or None
         Prompt tokens that the server found in its prefix cache; None where it does not say.
     output_tokens_per_s, tokens_per_s : float or None
@@ -89,7 +89,8 @@ def replay_metrics(run: "ReplayRun") -> ReplayMetrics:
     count = ClassCount(run.instance, run.scores, kept, run.gaps_s(), end_s)
     refused, finished = outcomes.count(Outcome.REFUSED), outcomes.count(Outcome.FINISHED)
     unfinished = len(outcomes) - refused - finished
-    prompts, outputs = sum(each.prompt_tokens for each in calls), sum(len(each.tokens_s) for each in calls)
+    prompts = sum(each.prompt_tokens for each in calls if each.tokens_s)  # what was refused was not computed
+    outputs = sum(len(each.tokens_s) for each in calls)
     cached = [each.cached_tokens for each in calls if each.cached_tokens is not None]
     lateness_s = [each.sent_s - each.due_s for each in calls]
     late_ms = percentiles(lateness_s)

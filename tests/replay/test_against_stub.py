@@ -129,6 +129,8 @@ def test_what_goes_wrong_is_counted_offered_and_not_attained():
     metrics = run.metrics()
     assert (metrics.num_rejected, metrics.num_failed) == (refused, len(WRONG) - refused)
     assert metrics.num_unfinished == metrics.num_failed
+    lengths = [20 + number for number, request in enumerate(run.requests) if request.tokens_s]
+    assert (len(lengths), metrics.num_prompt_tokens) == (6, sum(lengths))
     assert not metrics.drained
 
 
