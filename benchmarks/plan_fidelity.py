@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ RESULTS = HERE / "results"
 
 def run(program: str, source: Path | None, arguments: list[str]) -> Any:
     """The JSON that a program of the tests prints, run with the vLLM found in `source`."""
-    path = [str(source)] if source else []
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*path, str(TESTS)])}
+    folders = [str(source) if source else "", str(TESTS), os.environ.get("PYTHONPATH", "")]
+    path = os.pathsep.join(folder for folder in folders if folder)
+    environment = {**os.environ, "PYTHONPATH": path, "VLLM_TARGET_DEVICE": "cpu"}
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
             [sys.executable, str(TESTS / program), folder, *arguments],
@@ -64,14 +66,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000, help="planned steps a mode")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=200, help="timed steps of each kind a state")
+    parser.add_argument("--jobs", type=int, default=1, help="releases checked at a time")
     parser.add_argument("--source", action="append", default=[], metavar="RELEASE=FOLDER")
     options = parser.parse_args()
     sources = [None, *(Path(source.partition("=")[2]).resolve() for source in options.source)]
     arguments = [str(options.steps), str(options.seed)]
-    releases = []
-    for source in sources:
-        releases.append(run("fidelity.py", source, arguments))
-        print(releases[-1]["vllm"], "done", file=sys.stderr)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        releases = list(pool.map(lambda source: run("fidelity.py", source, arguments), sources))
     cost = run("steering_cost.py", None, [str(options.repeats)])
     releases.sort(key=lambda release: release["vllm"])
     said = {"steps": options.steps, "seed": options.seed, "releases": releases, "cost": cost}

@@ -122,7 +122,9 @@ def steered(base: type) -> type:
             """vLLM asks here, for each request, how many tokens it may have: no more than planned."""
             caps = self._token_caps
             if caps is not None:
-                num_new_tokens = min(num_new_tokens, caps.get(request.request_id, 0))
+                cap = caps.get(request.request_id, 0)
+                if cap < num_new_tokens:
+                    num_new_tokens = cap
                 if num_new_tokens == 0 or not self._mamba_in_use:
                     return num_new_tokens
             return int(super()._mamba_block_aligned_split(request, num_new_tokens, *args, **kwargs))
@@ -202,6 +204,8 @@ class _Step:
         self._queues: list[Any] = []
         self._preempt(plan)
         self._running = scheduler.running
+        self._is_running = type(self._running[0].status).RUNNING if self._running else None
+        self._caps: dict[str, int] = {}
         self._started: list[Any] = []
         self._dropped: list[str] = []
         try:
@@ -227,19 +231,20 @@ class _Step:
         requests = scheduler.requests
         preempted = set(plan.preempt)
         first, starting = [], []
-        caps: dict[str, int] = {}
+        caps = self._caps
         for name, tokens in plan.tokens:
             request = requests.get(name)
             if request is None or tokens < 1 or name in preempted or name in caps:
                 continue
-            if request.status.name == "RUNNING":
+            if request.status is self._is_running:
                 first.append(request)
             elif can_start(request):
                 starting.append(request)
             else:
                 continue
             caps[name] = tokens
-        self._set(scheduler, "running", first + self._others(caps, plan))
+        others = self._others(plan) if len(first) < len(self._running) else []
+        self._set(scheduler, "running", first + others)
         queues = [(name, getattr(scheduler, name)) for name in WAITING_QUEUES if hasattr(scheduler, name)]
         self._queues = [queue for _, queue in queues]
         popped: set[str] = set()
@@ -250,6 +255,8 @@ class _Step:
         self._set(scheduler, "max_num_scheduled_tokens", budget)
         if scheduler.scheduler_config.long_prefill_token_threshold:
             self._set(scheduler.scheduler_config, "long_prefill_token_threshold", 0)
+        if getattr(scheduler, "scheduler_reserve_full_isl", False):
+            self._set(scheduler, "scheduler_reserve_full_isl", False)  # the plan knows what is to fit
         if getattr(scheduler, "local_prefill_interval", 1) > 1:
             self._set(scheduler, "local_prefill_interval", 1)
         if starting and scheduler.num_spec_tokens and scheduler.dynamic_sd_lookup is None:
@@ -258,11 +265,11 @@ class _Step:
         self._set(scheduler, "need_mamba_block_aligned_split", True)
         self._set(scheduler, "_token_caps", caps)
 
-    def _others(self, caps: Mapping[str, int], plan: StepPlan) -> list[Any]:
+    def _others(self, plan: StepPlan) -> list[Any]:
         """The running requests outside the batch, best victims last."""
         others = []
         for request in self._running:
-            if request.request_id not in caps:
+            if request.request_id not in self._caps:
                 others.append(request)
                 drafts = request.spec_token_ids
                 # The worker keeps drafted tokens that vLLM has not seen for one step only.
@@ -285,16 +292,18 @@ class _Step:
             setattr(owner, name, value)
         self._saved = []
         before = self._running
-        kept = [request for request in before if request.status.name == "RUNNING"]
+        kept = [request for request in before if request.status is self._is_running]
         self._started = after[len(kept) :]
         scheduler.running = kept + self._started
-        settle(self._queues, self._started)
-        self._dropped = [request.request_id for request in before if request.status.name == "PREEMPTED"]
+        if self._started:
+            settle(self._queues, self._started)
+        if len(kept) < len(before):
+            self._dropped = [request.request_id for request in before if request.status is not self._is_running]
 
     def compare(self, scheduled: Mapping[str, int]) -> Deviations:
         """What vLLM scheduled beside the plan."""
-        planned = {name: tokens for name, tokens in self.plan.tokens if tokens > 0}
-        if not self._dropped and planned == scheduled:
+        if not self._dropped and self._caps == scheduled and len(self._caps) == len(self.plan.tokens):
             return NO_DEVIATIONS
+        planned = {name: tokens for name, tokens in self.plan.tokens if tokens > 0}
         ended = [one.request_id for one in self._started if one.num_computed_tokens >= one.num_tokens]
         return deviations(planned, scheduled, self._dropped, ended)

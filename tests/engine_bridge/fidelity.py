@@ -142,7 +142,7 @@ def _arrive(harness: Harness, rng: random.Random, stems: list[list[int]], run: F
         stem = rng.choice(stems)
         prompt = stem[: rng.randint(1, len(stem))] + prompt
     if rng.random() < 0.2:
-        prompt = prompt[: max(len(prompt) // 16 * 16, 1)] + [1]  # all but one token may be cached
+        prompt = [*prompt[: max(len(prompt) // 16 * 16, 1)], 1]  # all but one token may be cached
     output_tokens = min(rng.choice([1, 2, 8, 60]), harness.settings.max_model_len - len(prompt))
     harness.add(name, prompt, output_tokens, priority=rng.randint(0, 2))
 
