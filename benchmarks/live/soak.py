@@ -197,7 +197,7 @@ def table(document: dict[str, Any]) -> str:
         ("minutes", f"{document['minutes']:g}"),
         ("requests", document["requests"]),
         *document["counts"].items(),
-        ("faults of the policy", document["faults"]),
+        *((f"steps left to vLLM: {reason}", count) for reason, count in document["fallbacks"].items()),
         ("KV blocks held at the end", f"{document['kv_usage']:.2%}"),
         ("requests running or waiting at the end", document["left"]),
         ("engine alive", document["alive"]),
@@ -256,7 +256,11 @@ def main() -> int:
             "requests": len(trace.requests),
             "counts": dict(sorted(soak.counts.items())),
             "errors": soak.errors,
-            "faults": int(counters["slo_opt_fallbacks_total"]),
+            "fallbacks": {
+                name.removeprefix("fallback_"): int(count)
+                for name, count in counters.items()
+                if name.startswith("fallback_") and count
+            },
             "deviations": int(counters.get("slo_opt_plan_deviations_total", 0)),
             "kv_usage": counters["vllm:kv_cache_usage_perc"],
             "left": int(counters["vllm:num_requests_running"] + counters["vllm:num_requests_waiting"]),
