@@ -45,8 +45,8 @@ class EnginePort(Protocol):
     def cached_tokens(self, id: str) -> int:
         """Tokens of a waiting request that the prefix cache holds."""
 
-    def draft_tokens(self, id: str) -> int:
-        """Drafted tokens that the next decode of a running request can verify."""
+    def next_tokens(self, id: str) -> int:
+        """Tokens that a running request can take now, drafted ones included; 0 where it is about to end."""
 
     def refuse(self, id: str, reason: str) -> None:
         """Send a request away; its client is told the reason."""
@@ -258,24 +258,31 @@ class Bridge:
             raise PlannerError("stuck", f"nothing scheduled for {STUCK_S} s")
         if self._prefix_caching and roster.num_waiting:
             self._look_again()
+        free_blocks = self._port.free_kv_blocks()
+        if self._acceptance:
+            # Drafts in flight and the slots set aside for the next ones may hold one block more than is believed.
+            free_blocks = max(0, free_blocks - len(roster.running))
         view = StepView(
             now_s,
             self.live.engine,
-            self._port.free_kv_blocks(),
+            free_blocks,
             self._latest_s * self._ratio if self._followed else None,
             self._acceptance,
         )
         snapshot, allocation = planner.plan(view, roster)
         away = self._carry_out(snapshot, allocation)
-        if not allocation.tokens and not allocation.preempted and not self._in_flight and not away:
-            if allocation.wake_s == math.inf:
-                return None  # a policy that serves nobody must not stop the engine
-        tokens = [
-            (job.id, count if count == 1 or not job.decoding else min(count, 1 + self._port.draft_tokens(job.id)))
-            for job, count in allocation.tokens
-            if job.id not in away
-        ]
+        busy = allocation.tokens or allocation.preempted or away or any(batch.sample for batch in self._in_flight)
+        if not busy and allocation.wake_s == math.inf:
+            raise PlannerError("idle", f"policy {self._config.policy!r} serves none of {roster.num_waiting} that wait")
+        tokens = [(job.id, count) for job, count in allocation.tokens if job.id not in away]
+        if self._acceptance:
+            tokens = self._draftable(allocation, tokens)
         return StepPlan(tokens, [job.id for job in allocation.preempted])
+
+    def _draftable(self, allocation: Allocation, tokens: list[tuple[str, int]]) -> list[tuple[str, int]]:
+        """The plan with no more drafts than there are to verify, and without decodes that are about to end."""
+        most = {job.id: self._port.next_tokens(job.id) for job, _ in allocation.tokens if job.decoding}
+        return [(id, min(count, most.get(id, count))) for id, count in tokens if most.get(id, 1)]
 
     def _carry_out(self, snapshot: EngineSnapshot, allocation: Allocation) -> set[str]:
         """Promises, demotions and refusals; who was sent away."""
@@ -469,6 +476,7 @@ class Bridge:
         self._ready_s = now_s
         if batch.sample is None:
             return
+        self._planner.wake()
         sample = batch.sample.timed(seconds)
         if batch.predicted_s > 0:
             self._ratio = seconds / batch.predicted_s
@@ -566,8 +574,11 @@ class Bridge:
             job.prompt_tokens = job.known_tokens - hit
 
     def _look_again(self) -> None:
-        """Look up a few waiting requests a step, all in turn."""
+        """Look up a few waiting requests a step, all in turn, and always those whose own blocks may still be there."""
         jobs = self.roster.waiting(self._config.max_planned_waiting)
+        for job in jobs:
+            if job.preemptions:
+                self._look(job)
         first = self._looked % len(jobs)
         for job in islice(jobs, first, first + LOOKS_A_STEP):
             self._look(job)

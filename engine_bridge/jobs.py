@@ -45,8 +45,8 @@ class LiveJob(Job):
         "_thinking_tokens",
         "delivered",
         "first_token_s",
-        "lateness_s",
         "last_token_s",
+        "lateness_s",
         "promise",
         "reason",
     )

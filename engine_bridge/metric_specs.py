@@ -22,6 +22,7 @@ FALLBACKS = (
     "overrun",  # a decision took longer than planner_limit_ms
     "impossible_plan",  # the policy asked for what the engine cannot do
     "stuck",  # nothing was scheduled for a while although somebody waits
+    "idle",  # the policy serves nobody although somebody waits
     "unsupported",  # a feature of vLLM that is not planned for is in use
     "missing_hook",  # a vLLM that cannot be steered
 )

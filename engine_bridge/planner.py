@@ -58,8 +58,8 @@ class StepView:
 class Planner:
     """Asks the policy of the configuration before every batch.
 
-    Output lengths are learned class by class from the rounds that end, in memory that survives a policy: when batch
-    times turn out far from what the policy was built for, or a request brings a tighter TPOT, a fresh policy takes over.
+    A fresh policy takes over when batch times turn out far from what it was built for, or a request brings a tighter
+    TPOT. What was learned of output lengths, class by class, stays.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""vLLM's scheduler with slo-opt's planner in it: what ``--scheduler-cls slo_opt.engine_bridge.make_scheduler`` makes."""
+"""vLLM's scheduler with slo-opt's planner in it: ``--scheduler-cls slo_opt.engine_bridge.make_scheduler``."""
 
 import logging
 import time
@@ -11,7 +11,6 @@ from slo_opt.domain.engine import EngineModel, RooflinePiece
 from slo_opt.engine_bridge.bridge import Bridge, Delivery
 from slo_opt.engine_bridge.config import LEARN, BridgeConfig, config_from_environment
 from slo_opt.engine_bridge.decision_log import DecisionLog
-from slo_opt.engine_bridge.engine_file import engine_of_config
 from slo_opt.engine_bridge.live_engine import LiveEngine
 from slo_opt.engine_bridge.metrics import BridgeMetrics
 from slo_opt.engine_bridge.planner import limits_of
@@ -24,8 +23,10 @@ from slo_opt.engine_bridge.vllm_state import (
     cached_tokens,
     engine_limits,
     free_kv_blocks,
+    next_tokens,
     request_state,
 )
+from slo_opt.traces.engine_file import engine_from
 
 logger = logging.getLogger(__name__)
 
@@ -87,8 +88,8 @@ class _Port:
     def cached_tokens(self, id: str) -> int:
         return cached_tokens(self._scheduler, self._scheduler.requests[id])
 
-    def draft_tokens(self, id: str) -> int:
-        return len(self._scheduler.requests[id].spec_token_ids)
+    def next_tokens(self, id: str) -> int:
+        return next_tokens(self._scheduler, self._scheduler.requests[id])
 
     def refuse(self, id: str, reason: str) -> None:
         refuse(self._scheduler, self._scheduler.requests[id], reason)
@@ -230,7 +231,7 @@ def _bridge(scheduler: Any, config: BridgeConfig, clock: Any) -> Bridge:
     )
     learn = config.engine == LEARN
     if not learn:
-        template = limits_of(engine_of_config(config.engine), template)
+        template = limits_of(engine_from(config.engine), template)
     live = LiveEngine(template, learn=learn, recalibrate=config.recalibrate, quantile=config.margin_quantile)
     metrics = BridgeMetrics(config.classes, getattr(scheduler.parallel_config, "data_parallel_index", 0))
     about = {"engine": template, "vllm": _vllm_version(), "policy": config.policy}

@@ -12,8 +12,8 @@ _BEST_EFFORT = Standing.BEST_EFFORT
 class WaitingQueue:
     """Waiting jobs by ascending key; best-effort jobs apart, by arrival.
 
-    A decision costs no more than the jobs that came or went since the one before. Where the engine did otherwise than it
-    was told, the queue is built anew.
+    A decision costs no more than the jobs that came or went since the one before. Where the engine did otherwise than
+    it was told, the queue is built anew.
 
     Parameters
     ----------

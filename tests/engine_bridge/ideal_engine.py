@@ -64,8 +64,8 @@ class IdealEngine:
     def cached_tokens(self, id: str) -> int:
         return 0
 
-    def draft_tokens(self, id: str) -> int:
-        return 0
+    def next_tokens(self, id: str) -> int:
+        return 1
 
     def refuse(self, id: str, reason: str) -> None:
         self.refused[id] = reason
