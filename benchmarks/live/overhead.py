@@ -78,6 +78,7 @@ class Side:
 
         self.harness = Harness(folder, settings, steer)
         self.times: dict[str, list[float]] = {"schedule": [], "update": [], "planner": []}
+        self.busy: dict[str, list[float]] = {name: [] for name in self.times}
         self.held: list[tuple[int, int]] = []
         self._rng = random.Random(1)
         self._come = 0
@@ -91,10 +92,11 @@ class Side:
 
     def _timed(self, name: str, call: Any) -> Any:
         def timed(*args: Any, **keywords: Any) -> Any:
-            began_s = time.perf_counter()
+            began_s, busy_s = time.perf_counter(), time.thread_time()
             try:
                 return call(*args, **keywords)
             finally:
+                self.busy[name].append(time.thread_time() - busy_s)
                 self.times[name].append(time.perf_counter() - began_s)
 
         return timed
@@ -127,7 +129,7 @@ class Side:
 
     def forget(self) -> None:
         """Drop the times measured so far."""
-        for times in self.times.values():
+        for times in (*self.times.values(), *self.busy.values()):
             times.clear()
         self.held.clear()
         self.unplanned = 0
@@ -159,6 +161,8 @@ def cell(running: int, waiting: int, steps: int, folder: Path) -> dict[str, Any]
         "vllm_schedule_ms": quantiles(theirs.times["schedule"]),
         "vllm_update_ms": quantiles(theirs.times["update"]),
         "planner_ms": quantiles(ours.times["planner"]),
+        "planner_cpu_ms": quantiles(ours.busy["planner"]),
+        "vllm_schedule_cpu_ms": quantiles(theirs.busy["schedule"]),
         "slo_opt_schedule_ms": quantiles(ours.times["schedule"]),
         "slo_opt_update_ms": quantiles(ours.times["update"]),
     }
@@ -175,14 +179,16 @@ def quantiles(seconds: list[float]) -> dict[str, float]:
 def table(cells: list[dict[str, Any]]) -> str:
     """Markdown."""
     lines = [
-        "| running | waiting | planner p50 | p99 | vLLM's own schedule() p50 | p99 | planner / schedule() | "
-        "schedule() with slo-opt p50 | p99 | update_from_output() p50, vLLM | with slo-opt |",
-        f"|{'---|' * 11}",
+        "| running | waiting | planner p50 | p99 | CPU time p99 | vLLM's own schedule() p50 | p99 | CPU time p99 | "
+        "planner / schedule() | schedule() with slo-opt p50 | p99 | update_from_output() p50, vLLM | with slo-opt |",
+        f"|{'---|' * 13}",
     ]
     for row in cells:
         figures = [
             *(row["planner_ms"][name] for name in ("p50", "p99")),
+            row["planner_cpu_ms"]["p99"],
             *(row["vllm_schedule_ms"][name] for name in ("p50", "p99")),
+            row["vllm_schedule_cpu_ms"]["p99"],
         ]
         more = [*(row["slo_opt_schedule_ms"][name] for name in ("p50", "p99")), row["vllm_update_ms"]["p50"]]
         more.append(row["slo_opt_update_ms"]["p50"])
