@@ -20,6 +20,7 @@ from typing import Any
 
 from slo_opt.engine_bridge.planned_queue import PlannedQueue, settle
 from slo_opt.engine_bridge.step_plan import NO_DEVIATIONS, Deviations, StepPlan, deviations
+from slo_opt.engine_bridge.vllm_probe import missing_hooks, unsupported
 from slo_opt.engine_bridge.vllm_state import (
     WAITING_QUEUES,
     EngineLimits,
@@ -44,10 +45,12 @@ __all__ = [
     "engine_limits",
     "free_kv_blocks",
     "held_blocks",
+    "missing_hooks",
     "next_tokens",
     "refuse",
     "request_state",
     "steered",
+    "unsupported",
     "waiting_requests",
 ]
 
