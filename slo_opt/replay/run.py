@@ -18,7 +18,6 @@ from slo_opt.replay.server import Server, authorization, find_server, require_ai
 
 __all__ = ["NothingSentError", "Outcome", "ReplayOptions", "ReplayRun", "replay", "replay_async"]
 
-_KEEPALIVE_S = 1.5  # below the 5 s of uvicorn: a connection that the server is about to close is not used again
 _T = TypeVar("_T")
 _OPTIONS = ReplayOptions()
 
@@ -96,7 +95,8 @@ async def _replay(
     require_aiohttp()
     import aiohttp
 
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S)
+    # A connection for each call: one that the server closes while idle would look like a failure.
+    connector = aiohttp.TCPConnector(limit=0, force_close=True)
     async with aiohttp.ClientSession(connector=connector, headers=authorization(options.api_key_env)) as session:
         server = await _unless_stopped(find_server(session, url, options.model), stop)
         if server is None:
