@@ -14,7 +14,7 @@ from itertools import pairwise
 from slo_opt.domain.engine import prefill_pairs
 from slo_opt.engine_bridge.batch_sample import BatchSample
 
-GAPS_A_SAMPLE = 6
+GAPS_A_SAMPLE = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +68,17 @@ def overhead_s(probes: Probes) -> float | None:
     """Seconds of a first token that are no batch: network, tokenizer, queue, HTTP; None where it cannot be told.
 
     The batch of a prompt of one token is that of a decode without context: what the first token takes longer than the
-    gap between two tokens of a lone request is overhead.
+    mean gap between two tokens of a lone request is overhead.
     """
     first = [stream.ttft_s for stream in probes.alone if stream.prompt_tokens == 1]
     lone = [group for group in probes.together if len(group) == 1]
     if not first or not lone:
         return None
     shortest = min(lone, key=lambda group: group[0].prompt_tokens)[0]
-    times = shortest.token_s
-    gaps = [later - earlier for earlier, later in pairwise(times)]
-    if not gaps:
+    if len(shortest.token_s) < 2:
         return None
-    return max(0.0, statistics.median(first) - statistics.median(gaps))
+    gap_s = (shortest.token_s[-1] - shortest.token_s[0]) / (len(shortest.token_s) - 1)
+    return max(0.0, statistics.median(first) - gap_s)
 
 
 def samples_of(probes: Probes) -> list[BatchSample]:
@@ -99,14 +98,17 @@ def samples_of(probes: Probes) -> list[BatchSample]:
 
 
 def decode_samples(group: Sequence[Stream]) -> list[BatchSample]:
-    """Batches in which all of the group decode: the median of every few gaps of its first stream."""
+    """Batches in which all of the group decode: the mean of every few gaps of its first stream.
+
+    The mean, since two tokens may come as one piece: no gap, and a gap of two batches.
+    """
     begin_s = max(stream.token_s[0] for stream in group)
     end_s = min(stream.token_s[-1] for stream in group)
     times = [when for when in group[0].token_s if begin_s <= when <= end_s]
     samples = []
     for start in range(0, len(times) - GAPS_A_SAMPLE, GAPS_A_SAMPLE):
         part = times[start : start + GAPS_A_SAMPLE + 1]
-        gap_s = statistics.median(later - earlier for earlier, later in pairwise(part))
+        gap_s = (part[-1] - part[0]) / GAPS_A_SAMPLE
         context = sum(stream.context_at(part[len(part) // 2]) for stream in group)
         samples.append(BatchSample(len(group), float(context), 0.0, len(group), 0, gap_s))
     return samples

@@ -5,7 +5,7 @@ import json
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -146,7 +146,7 @@ async def _join(complete: Complete, count: int, sweep: Sweep, tokens: int) -> tu
 
 
 async def probe_server(
-    url: str, make_sweep: Callable[[ServerFacts], Sweep], *, seed: int = 0, report: Report | None = None
+    url: str, make_sweep: Callable[[ServerFacts], Sweep], *, report: Report | None = None
 ) -> tuple[ServerFacts, Probes]:
     """Ask a server what it is, and sweep it.
 
@@ -156,8 +156,8 @@ async def probe_server(
         Without the ``/v1``.
     make_sweep : callable
         From what the server tells.
-    seed : int
-        Of the prompts' tokens: no two begin alike, so that no prefix cache helps.
+    report : callable, optional
+        See `run_sweep`.
 
     Raises
     ------
@@ -176,7 +176,9 @@ async def probe_server(
     try:
         async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
             facts = await read_facts(session, base)
-            complete = _completer(session, base, facts.model, random.Random(seed))
+            complete = _completer(
+                session, base, facts.model, random.Random()
+            )  # a prompt of an earlier sweep would be in the prefix cache
             return facts, await run_sweep(complete, make_sweep(facts), report)
     except aiohttp.InvalidURL:
         raise InvalidInputError(f"--url {url}: is no URL; expected something like http://localhost:8000") from None
@@ -226,6 +228,7 @@ def _completer(session: "aiohttp.ClientSession", base: str, model: str, rng: ran
             "temperature": 0,
             "ignore_eos": True,
             "stream": True,
+            "return_token_ids": True,  # a busy API process sends several tokens as one piece
         }
         sent_s = time.perf_counter()
         times: list[float] = []
@@ -234,20 +237,20 @@ def _completer(session: "aiohttp.ClientSession", base: str, model: str, rng: ran
                 said = (await answer.text())[:200]
                 raise InvalidInputError(f"{base}/v1/completions answers {answer.status}: {said}")
             async for line in answer.content:
-                if is_token(line):
-                    times.append(time.perf_counter())
+                if count := tokens_in(line):
+                    times += [time.perf_counter()] * count
         if len(times) < output_tokens:
             raise InvalidInputError(
-                f"{base}/v1/completions sent {len(times)} pieces for {output_tokens} tokens; expected one a token "
-                "(in vLLM: --stream-interval 1)"
+                f"{base}/v1/completions sent {len(times)} pieces for {output_tokens} tokens; expected one a token, "
+                "or their token_ids"
             )
         return Stream(prompt_tokens, sent_s, tuple(times[:output_tokens]))
 
     return complete
 
 
-def is_token(line: bytes) -> bool:
-    """Whether a line of a server-sent stream carries a piece of the answer.
+def tokens_in(line: bytes) -> int:
+    """Tokens that a line of a server-sent stream carries: its ``token_ids`` where it has them, else one a piece.
 
     Raises
     ------
@@ -255,15 +258,18 @@ def is_token(line: bytes) -> bool:
         It carries an error.
     """
     if not line.startswith(b"data:"):
-        return False
+        return 0
     text = line[5:].strip()
     if text == b"[DONE]":
-        return False
+        return 0
     try:
         piece = json.loads(text)
     except ValueError:
         raise InvalidInputError(f"the server streams {text[:80]!r}; expected JSON") from None
     if not isinstance(piece, dict) or "error" in piece:
         raise InvalidInputError(f"the server streams an error: {text[:200]!r}")
-    choices: Sequence[object] = piece.get("choices") or ()
-    return bool(choices)
+    choices = piece.get("choices")
+    if not isinstance(choices, list) or not choices:
+        return 0
+    ids = choices[0].get("token_ids") if isinstance(choices[0], dict) else None
+    return len(ids) if isinstance(ids, list) else 1

@@ -21,9 +21,11 @@ Indices = NDArray[np.intp]
 SHARED = ("decode_context_s", "prefill_pair_s", "request_s")
 TOKENS, STEPS, CONTEXT, PAIRS, REQUESTS, SECONDS = range(6)  # columns of a table of samples
 MIN_SAMPLES_FOR_SHAPE = 16
+MOST_OF_A_KIND = 100
 WORTH = 0.05, 5e-4  # a richer model must lower the error by this share of it, and by this
 _SIGMA = 0.02, 0.05  # below, the prior would count for nothing; above, it would explain its own errors as noise
 _HUBER = 1.5
+_STALL = float(np.log(5))
 _ROUNDS = 12
 _MAX_S = 9e3
 _MIN_TOKEN_S = 1e-10
@@ -138,6 +140,7 @@ def engine_of(coefficients: Coefficients, template: EngineModel, name: str, sour
 def fit_engine(samples: Sequence[BatchSample], template: EngineModel, *, name: str | None = None) -> EngineFit:
     """Fit the coefficients of the engine model to measured batches.
 
+    At most `MOST_OF_A_KIND` batches of a kind, evenly spaced: most batches of an engine are decodes of one size.
     Weighted by one over the predicted time, so that small batches count as much as large ones; Huber weights, so that
     stalls do not; no coefficient below 0. One or two roofline pieces, or only the template times a factor: the richer
     model is kept where it is clearly better on samples held out. A coefficient that the samples cannot tell stays near
@@ -167,9 +170,10 @@ def fit_engine(samples: Sequence[BatchSample], template: EngineModel, *, name: s
     if not len(table):
         raise InvalidInputError("no batch to fit to: give at least one with tokens and a positive time")
     prior = prior_of(template, table)
-    shape, found = choose(table, prior)
+    fitted_to = table[balanced(table)]
+    shape, found = choose(fitted_to, prior)
     found = carried_on(found, table, prior, template.max_num_batched_tokens)
-    known = identified(found, table, prior) if len(table) >= MIN_SAMPLES_FOR_SHAPE else ()
+    known = identified(found, fitted_to, prior) if len(fitted_to) >= MIN_SAMPLES_FOR_SHAPE else ()
     names = (*_PIECE_NAMES, *SHARED)
     ratios = table[:, SECONDS] / found.predict_s(table)
     errors = np.abs(ratios - 1)
@@ -214,6 +218,19 @@ def prior_of(template: EngineModel, table: Floats) -> Coefficients:
     return coefficients.scaled(middle(table[:, SECONDS] / np.maximum(predicted, 1e-9)))
 
 
+def balanced(table: Floats) -> Indices:
+    """Rows to fit to: so many of each kind (mix, powers of two of the tokens, of four of the context), in order."""
+    mix = (table[:, CONTEXT] > 0) + 2.0 * (table[:, PAIRS] > 0)
+    tokens = np.floor(np.log2(table[:, TOKENS]))
+    context = np.floor(np.log2(1 + table[:, CONTEXT]) / 2)
+    kinds = np.unique(np.stack([mix, tokens, context], axis=1), axis=0, return_inverse=True)[1].ravel()
+    order = np.argsort(kinds, kind="stable")
+    counts = np.bincount(kinds)
+    parts = np.split(order, np.cumsum(counts)[:-1])
+    spaced = [part[np.linspace(0, len(part) - 1, min(len(part), MOST_OF_A_KIND)).astype(np.intp)] for part in parts]
+    return np.sort(np.concatenate(spaced))
+
+
 def choose(table: Floats, prior: Coefficients) -> tuple[int, Coefficients]:
     """The number of pieces that pays on held-out samples (0: the prior as it is), and the fit to all samples."""
     if len(table) < MIN_SAMPLES_FOR_SHAPE:
@@ -242,11 +259,11 @@ def held_out(count: int) -> NDArray[np.bool_]:
 
 
 def held_out_error(coefficients: Coefficients, table: Floats) -> float:
-    """Mean of ``|actual / predicted - 1|``, a stall counting as one half."""
+    """Mean of ``|log(actual / predicted)|``; a stall counts as a factor of five."""
     if not len(table):
         return 0.0
     ratios = table[:, SECONDS] / np.maximum(coefficients.predict_s(table), 1e-9)
-    return float(np.minimum(np.abs(ratios - 1), 0.5).mean())
+    return float(np.minimum(np.abs(np.log(ratios)), _STALL).mean())
 
 
 def fit_shape(table: Floats, prior: Coefficients, pieces: int) -> Coefficients:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from slo_opt.cli.options import Format, Printed, Quiet, Seed
+from slo_opt.cli.options import Format, Printed, Quiet
 
 if TYPE_CHECKING:
     from slo_opt.domain.engine import EngineModel
@@ -39,7 +39,6 @@ def calibrate(
     max_model_len: Annotated[int | None, typer.Option(help="The same: tokens a request.", min=1, max=1 << 30)] = None,
     kv_blocks: Annotated[int | None, typer.Option(help="The same: blocks of the KV cache.", min=1, max=1 << 40)] = None,
     repeats: Annotated[int, typer.Option(help="With --url: times that each prompt is sent.", min=1, max=100)] = 3,
-    seed: Seed = 0,
     output_format: Printed = Format.TABLE,
     plot: Annotated[Path | None, typer.Option(help="Draw measured against fitted here (png, svg, pdf).")] = None,
     quiet: Quiet = False,
@@ -58,7 +57,7 @@ def calibrate(
     if (url is None) == (not logs):
         raise typer.BadParameter("give step logs, or --url of a server to measure; one of the two")
     if url is None:
-        refuse_given(context, ("repeats", "seed"), "only with --url; step logs are fitted as they are")
+        refuse_given(context, ("repeats",), "only with --url; step logs are fitted as they are")
     _check_outputs(output, plot)
     template = None if engine is None else engine_from(engine)
     limits: dict[str, Any] = {key: value for key in _LIMITS if (value := context.params[key]) is not None}
@@ -66,7 +65,7 @@ def calibrate(
     if url is None:
         samples, template, facts = _from_logs(logs or [], template, limits)
     else:
-        samples, template, facts = _from_server(url, template, limits, repeats, seed, quiet)
+        samples, template, facts = _from_server(url, template, limits, repeats, quiet)
     found = fit(samples, template, name=name or facts.pop("name", None) or "calibrated")
     facts.pop("name", None)
     document = calibration_document(found, **facts)
@@ -134,7 +133,7 @@ def _limits(engine: "EngineModel") -> dict[str, Any]:
 
 
 def _from_server(
-    url: str, template: "EngineModel | None", limits: dict[str, Any], repeats: int, seed: int, quiet: bool
+    url: str, template: "EngineModel | None", limits: dict[str, Any], repeats: int, quiet: bool
 ) -> "tuple[list[BatchSample], EngineModel, dict[str, Any]]":
     """Batches as a client sees them; limits as the server tells them."""
     import asyncio
@@ -171,7 +170,7 @@ def _from_server(
         )
 
     with progress(quiet) as report:
-        facts, probes = asyncio.run(probe_server(url, make_sweep, seed=seed, report=report))
+        facts, probes = asyncio.run(probe_server(url, make_sweep, report=report))
     if facts.kv_blocks is None and "kv_blocks" not in limits:
         notes.append("the server does not tell its KV blocks; the file holds a number that never binds")
     details = {"source": url, "server": asdict(facts), "overhead_s": overhead_s(probes), "notes": notes}

@@ -11,7 +11,7 @@ from slo_opt.domain.errors import InvalidInputError
 from slo_opt.engine_bridge.batch_sample import BatchSample
 from slo_opt.engine_bridge.calibrate import GENERIC, calibrate
 from slo_opt.engine_bridge.calibrate_probes import Probes, Stream, joined_sample, overhead_s, samples_of
-from slo_opt.engine_bridge.calibrate_server import Sweep, cache_labels, is_token, sweep_for
+from slo_opt.engine_bridge.calibrate_server import Sweep, cache_labels, sweep_for, tokens_in
 
 
 def served(engine: EngineModel, arrivals: list[tuple[float, int, int]], delay_s: float) -> list[Stream]:
@@ -147,11 +147,12 @@ def test_any_metrics_are_read_without_harm(text: str):
 
 
 def test_lines_of_a_stream():
-    assert is_token(b'data: {"choices": [{"text": ""}]}\n')
-    assert not is_token(b'data: {"choices": [], "usage": {}}')
-    assert not is_token(b"data: [DONE]")
-    assert not is_token(b": comment")
-    assert not is_token(b"\n")
+    assert tokens_in(b'data: {"choices": [{"text": ""}]}\n') == 1
+    assert tokens_in(b'data: {"choices": [{"text": "ab", "token_ids": [4, 5]}]}') == 2
+    assert tokens_in(b'data: {"choices": [{"text": "", "token_ids": [], "finish_reason": "length"}]}') == 0
+    assert tokens_in(b'data: {"choices": [{"text": "a", "token_ids": null}]}') == 1
+    for line in (b'data: {"choices": [], "usage": {}}', b"data: [DONE]", b": comment", b"\n", b'data: {"choices": 3}'):
+        assert tokens_in(line) == 0
     for line in (b'data: {"error": {"message": "no"}}', b"data: {", b"data: 3"):
         with pytest.raises(InvalidInputError):
-            is_token(line)
+            tokens_in(line)

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import math
 import random
 from pathlib import Path
 
@@ -81,8 +82,8 @@ def test_coefficients_are_those_of_the_engine():
     for (k, b), (k_true, b_true) in zip(found, wanted, strict=True):
         assert k == pytest.approx(k_true, rel=0.15)
         assert b == pytest.approx(b_true, rel=0.1)
-    assert engine.decode_context_s == pytest.approx(true.decode_context_s, rel=0.05)
-    assert engine.prefill_pair_s == pytest.approx(true.prefill_pair_s, rel=0.05)
+    assert engine.decode_context_s == pytest.approx(true.decode_context_s, rel=0.1)
+    assert engine.prefill_pair_s == pytest.approx(true.prefill_pair_s, rel=0.1)
     assert fit.unidentified == ("per_draft_step_s",)
     assert engine.host_s == 0
 
@@ -228,3 +229,24 @@ def test_batch_times_of_gpus_are_described_as_well_as_by_the_built_in_engines(na
     assert fit.shape == "two pieces"
     assert np.quantile(np.abs(predicted / actual - 1), 0.95) < 1.15 * p95
     assert 1 - ((actual - predicted) ** 2).sum() / ((actual - actual.mean()) ** 2).sum() > r2 - 0.0005
+
+
+def test_a_log_full_of_noisy_decodes_still_tells_what_prefill_costs():
+    """As measured on a busy machine: 19 of 20 batches are small decodes, and many take several times their time."""
+    true = EngineModel(
+        "cpu", "by hand", (RooflinePiece(3e-4, 7e-3),), decode_context_s=2e-6, prefill_pair_s=1e-7, request_s=5e-4
+    )
+    rng = random.Random(4)
+    samples = []
+    for number in range(2400):
+        decodes = rng.randint(1, 12)
+        batch = BatchSample(decodes, decodes * rng.uniform(10, 2000), 0.0, decodes)
+        if number % 20 == 0:
+            batch = mixed_batch(rng, max_chunk=2000)
+        slow = rng.choice((1, 1, 1, 1.5, 3, 10)) * math.exp(0.2 * rng.gauss(0, 1))
+        samples.append(batch.timed(slow * seconds_of(true, batch)))
+    fit = fit_engine(samples, EngineModel("live", "unknown", (RooflinePiece(5e-5, 1e-2),), max_num_batched_tokens=2048))
+    assert fit.shape == "one piece"
+    decode, prompt = BatchSample(8, 8000, 0, 8), BatchSample(1500, 0, 1.1e6, 1)
+    ratio = seconds_of(fit.engine, prompt) / seconds_of(fit.engine, decode)
+    assert ratio == pytest.approx(seconds_of(true, prompt) / seconds_of(true, decode), rel=0.35)
