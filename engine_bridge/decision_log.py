@@ -37,6 +37,9 @@ class ServedRequest(msgspec.Struct, frozen=True, omit_defaults=True):
         SLO class.
     ttft_limit_ms, tpot_ms, thinking_tpot_ms : float or None
         Its limits; `thinking_tpot_ms` where it thinks first.
+    ttft_slowdown : float or None
+        Where its TTFT limit is a multiple of the time on an idle engine: the multiple. `ttft_limit_ms` is then what
+        that came to.
     thinking_tokens : int or None
         Output tokens of its thinking phase.
     weight : float
@@ -62,6 +65,7 @@ class ServedRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     output_tokens: int = 0
     slo: str = "default"
     ttft_limit_ms: float | None = None
+    ttft_slowdown: float | None = None
     tpot_ms: float | None = None
     thinking_tpot_ms: float | None = None
     thinking_tokens: int | None = None

@@ -99,6 +99,20 @@ def test_limits_make_the_classes(tmp_path: Path) -> None:
     assert trace.slo_classes["free"].best_effort
 
 
+def test_a_slowdown_stays_one(tmp_path: Path) -> None:
+    multiple = {"slo": "code", "ttft_slowdown": 8.0}
+    path = written(
+        tmp_path,
+        served(0, ttft_limit_ms=100.0, **multiple),
+        served(1, ttft_limit_ms=130.0, **multiple),
+        served(2, slo="code", ttft_limit_ms=130.0),
+    )
+    trace = read_trace(path)
+    assert [request.stages[0].slo for request in trace.requests] == ["code 8.0x/50 ms"] * 2 + ["code 130/50 ms"]
+    slo = trace.slo_classes["code 8.0x/50 ms"]
+    assert (slo.ttft_ms, slo.ttft_slowdown) == (None, 8)
+
+
 def test_thinking_is_a_stage_of_its_own(tmp_path: Path) -> None:
     path = written(
         tmp_path,
@@ -272,6 +286,7 @@ requests = st.builds(
     ttft_limit_ms=limits,
     tpot_ms=limits,
     thinking=st.none() | st.tuples(limits, st.integers(0, 100_000)),
+    ttft_slowdown=st.none() | st.floats(1, 1e6),
     weight=st.floats(0.001, 1e6),
     best_effort=st.booleans(),
     attained=st.booleans(),
@@ -305,11 +320,10 @@ def test_what_is_written_is_what_is_read(
         assert kept == promised
         for stage in stages:
             slo = trace.slo_classes[stage.slo]
-            assert (slo.ttft_ms, slo.weight, slo.best_effort) == (
-                request.ttft_limit_ms,
-                request.weight,
-                request.best_effort,
-            )
+            multiple = None if request.best_effort else request.ttft_slowdown
+            assert slo.ttft_slowdown == multiple
+            assert slo.ttft_ms == (request.ttft_limit_ms if multiple is None else None)
+            assert (slo.weight, slo.best_effort) == (request.weight, request.best_effort)
     scored = [request for request in logged if not request.best_effort]
     assert trace.provenance["live_offered"] == len(scored)
     assert trace.provenance["live_attained"] == sum(bool(request.attained) for request in scored)

@@ -45,6 +45,7 @@ class Columns(msgspec.Struct):
     output_tokens: Count = 0
     slo: Annotated[str, msgspec.Meta(min_length=1)] = "default"
     ttft_limit_ms: Limit = None
+    ttft_slowdown: Annotated[float, msgspec.Meta(ge=1, le=1e6)] | None = None
     tpot_ms: Limit = None
     thinking_tpot_ms: Limit = None
     thinking_tokens: Count | None = None
@@ -199,7 +200,7 @@ def _check(source: Source, line: int, row: Columns) -> None:
         )
     limits_needed = not row.best_effort and row.outcome != "malformed"
     for name in ("ttft_limit_ms", "tpot_ms"):
-        if limits_needed and getattr(row, name) is None:
+        if limits_needed and getattr(row, name) is None and not (name == "ttft_limit_ms" and row.ttft_slowdown):
             raise source.error(
                 line, f"column {name!r} is missing in a request under an SLO", "Add it, or mark it best_effort."
             )
@@ -261,31 +262,50 @@ def _limit_ms(value: float | None, default: float | None) -> float:
     return min(max(round(chosen, 3), 0.001), MAX_LIMIT_MS)
 
 
-def _limits(row: Columns) -> tuple[float, float, float, bool]:
-    """What tells two classes apart: TTFT, TPOT, weight, best effort."""
-    ttft_ms = _limit_ms(row.ttft_limit_ms, BEST_EFFORT.ttft_ms)
-    return ttft_ms, _limit_ms(row.tpot_ms, BEST_EFFORT.tpot_ms), row.weight, row.best_effort
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    """What tells two classes of one name apart."""
+
+    ttft_ms: float | None
+    ttft_slowdown: float | None
+    tpot_ms: float
+    weight: float
+    best_effort: bool
+
+    @classmethod
+    def of(cls, row: Columns) -> "_Limits":
+        slowdown = None if row.best_effort else row.ttft_slowdown
+        return cls(
+            None if slowdown is not None else _limit_ms(row.ttft_limit_ms, BEST_EFFORT.ttft_ms),
+            slowdown,
+            _limit_ms(row.tpot_ms, BEST_EFFORT.tpot_ms),
+            row.weight,
+            row.best_effort,
+        )
+
+    def text(self, with_weight: bool) -> str:
+        """Behind the name of the class."""
+        ttft = f"{self.ttft_ms:.11g}" if self.ttft_slowdown is None else f"{self.ttft_slowdown!r}x"
+        text = f"{' best effort' if self.best_effort else ''} {ttft}/{self.tpot_ms:.11g} ms"
+        return f"{text} x{self.weight!r}" if with_weight else text
 
 
-Names = Mapping[tuple[str, tuple[float, float, float, bool]], str]
+Names = Mapping[tuple[str, _Limits], str]
 
 
 def _class_names(rows: list[Columns]) -> Names:
     """A name for each set of limits: the one in the log where it has one set, else with the limits behind it."""
-    sets: dict[str, dict[tuple[float, float, float, bool], None]] = {}
+    sets: dict[str, dict[_Limits, None]] = {}
     for row in rows:
-        sets.setdefault(row.slo, {})[_limits(row)] = None
-    names: dict[tuple[str, tuple[float, float, float, bool]], str] = {}
+        sets.setdefault(row.slo, {})[_Limits.of(row)] = None
+    names: dict[tuple[str, _Limits], str] = {}
     taken = set(sets)
     for slo, found in sets.items():
-        weights = len({limits[2] for limits in found})
+        weights = len({limits.weight for limits in found})
         for limits in found:
-            ttft_ms, tpot_ms, weight, best_effort = limits
             name = slo
             if len(found) > 1:
-                name += " best effort" if best_effort else ""
-                name += f" {ttft_ms:.11g}/{tpot_ms:.11g} ms"
-                name += f" x{weight!r}" if weights > 1 else ""
+                name += limits.text(weights > 1)
                 while name in taken:
                     name += "'"
             taken.add(name)
@@ -294,10 +314,9 @@ def _class_names(rows: list[Columns]) -> Names:
 
 
 def _request(row: Columns, start_s: float, names: Names, classes: dict[str, SloClass]) -> Request:
-    limits = _limits(row)
-    ttft_ms, tpot_ms, weight, best_effort = limits
+    limits = _Limits.of(row)
     name = names[row.slo, limits]
-    response = SloClass(name, tpot_ms, ttft_ms=ttft_ms, weight=weight, best_effort=best_effort)
+    response = SloClass(name, limits.tpot_ms, limits.ttft_ms, limits.ttft_slowdown, limits.weight, limits.best_effort)
     thinking_tokens = 0 if row.thinking_tpot_ms is None else min(row.thinking_tokens or 0, row.output_tokens)
     stages = []
     prompt_tokens, cached_tokens = row.prompt_tokens - row.cached_tokens, row.cached_tokens
