@@ -1,29 +1,17 @@
 """vLLM's own Scheduler class driven without a model: fabricated tokens, and a clock that the engine model moves."""
 
-import json
-import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from slo_opt.domain.engine import prefill_pairs
 from slo_opt.domain.instance import Instance
 
-for _name, _value in {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}.items():
-    os.environ.setdefault(_name, _value)
+sys.path.append(str(Path(__file__).parents[1]))  # vllm_parts
 
-MODEL = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "num_hidden_layers": 1,
-    "vocab_size": 128,
-    "max_position_embeddings": 1 << 20,
-    "torch_dtype": "float32",
-}
-HEADS, HEAD_SIZE, TOKEN = 2, 32, 7
+from vllm_parts import engine_config, model_output, new_request, new_scheduler
+
+TOKEN = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,33 +49,21 @@ class VllmScheduler:
         long_prefill_tokens: int = 0,
         priorities: dict[str, int] | None = None,
     ) -> None:
-        from vllm.engine.arg_utils import EngineArgs
         from vllm.v1.core.sched.scheduler import Scheduler
-        from vllm.v1.structured_output import StructuredOutputManager
 
         engine = instance.engine
-        (folder / "config.json").write_text(json.dumps(MODEL))
-        config = EngineArgs(
-            model=str(folder),
-            skip_tokenizer_init=True,
-            load_format="dummy",
-            enforce_eager=True,
+        config = engine_config(
+            folder,
+            kv_blocks=engine.kv_blocks,
             enable_prefix_caching=False,
-            async_scheduling=False,
             block_size=engine.block_size_tokens,
             max_model_len=engine.max_model_len,
             max_num_batched_tokens=budget_tokens,
             max_num_seqs=engine.max_num_seqs,
             long_prefill_token_threshold=long_prefill_tokens,
             scheduling_policy="fcfs" if priorities is None else "priority",
-        ).create_engine_config()
-        config.cache_config.num_gpu_blocks = engine.kv_blocks + 1  # vLLM sets one aside for padding
-        self._scheduler = Scheduler(
-            vllm_config=config,
-            kv_cache_config=_kv_cache(engine.kv_blocks + 1, engine.block_size_tokens),
-            structured_output_manager=StructuredOutputManager(config),
-            block_size=engine.block_size_tokens,
         )
+        self._scheduler = new_scheduler(Scheduler, config)
         self._instance = instance
         self._priorities = priorities or {}
 
@@ -119,17 +95,12 @@ class VllmScheduler:
         return steps
 
     def _request(self, request):
-        from vllm import SamplingParams
-        from vllm.v1.request import Request
-
         stage = request.stages[0]
-        params = SamplingParams(max_tokens=stage.output_tokens, ignore_eos=True, detokenize=False)
-        return Request(
-            request_id=request.id,
-            prompt_token_ids=[TOKEN] * stage.prompt_tokens,
-            sampling_params=params,
-            pooling_params=None,
-            arrival_time=request.arrival_s,
+        return new_request(
+            request.id,
+            [TOKEN] * stage.prompt_tokens,
+            stage.output_tokens,
+            arrival_s=request.arrival_s,
             priority=self._priorities.get(request.id, 0),
         )
 
@@ -152,22 +123,7 @@ class VllmScheduler:
 
     def _tokens_of(self, tokens: dict[str, int]):
         """What a model would answer: one token for each request whose context is complete."""
-        from vllm.v1.outputs import ModelRunnerOutput
-
-        names = list(tokens)
-        requests = [self._scheduler.requests[name] for name in names]
-        sampled = [[TOKEN] if request.num_computed_tokens == request.num_tokens else [] for request in requests]
-        return ModelRunnerOutput(
-            req_ids=names,
-            req_id_to_index={name: k for k, name in enumerate(names)},
-            sampled_token_ids=sampled,
+        requests = {name: self._scheduler.requests[name] for name in tokens}
+        return model_output(
+            {name: [TOKEN] if one.num_computed_tokens == one.num_tokens else [] for name, one in requests.items()}
         )
-
-
-def _kv_cache(blocks: int, block_size_tokens: int):
-    """The KV cache of one layer."""
-    import torch
-    from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
-
-    spec = FullAttentionSpec(block_size=block_size_tokens, num_kv_heads=HEADS, head_size=HEAD_SIZE, dtype=torch.float32)
-    return KVCacheConfig(num_blocks=blocks, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)])
