@@ -14,16 +14,16 @@ pytest.importorskip("vllm", reason=NEEDS_VLLM)
 
 from fidelity import MODES, planning, run_mode
 
-STEPS = 150
+STEPS, SEED = 200, 1
 SOURCES = "SLO_OPT_VLLM_SOURCES"
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_batch_equals_its_plan(mode, tmp_path):
-    run = run_mode(tmp_path, mode, STEPS, seed=5)
+    run = run_mode(tmp_path, mode, STEPS, seed=SEED)
     assert run.planned_steps >= STEPS
     assert (run.deviations, run.leaked_blocks, run.wrong_requests) == ({}, 0, 0)
-    assert run.prefills and run.decodes and run.preemptions and run.aborts
+    assert min(run.prefills, run.decodes, run.preemptions, run.aborts) > 0
     assert bool(run.drafts) == bool(MODES[mode].draft_tokens)
 
 
@@ -103,7 +103,7 @@ BROKEN = {
 def test_a_broken_hook_is_noticed(hook, tmp_path):
     make, mode = BROKEN[hook]
     try:
-        run = run_mode(tmp_path, mode, STEPS, seed=5, make=make)
+        run = run_mode(tmp_path, mode, STEPS, seed=SEED, make=make)
     except AssertionError:  # vLLM's own, or a request that never ends
         return
     assert run.deviations
@@ -125,7 +125,7 @@ def test_other_releases_follow_plans_too(source, tmp_path):
         "VLLM_TARGET_DEVICE": "cpu",
     }
     done = subprocess.run(
-        [sys.executable, str(here / "fidelity.py"), str(tmp_path), str(STEPS), "5"],
+        [sys.executable, str(here / "fidelity.py"), str(tmp_path), str(STEPS), str(SEED)],
         env=environment,
         capture_output=True,
         text=True,
@@ -135,6 +135,5 @@ def test_other_releases_follow_plans_too(source, tmp_path):
     assert lines, done.stderr[-3000:]
     result = json.loads(lines[-1].removeprefix("RESULT "))
     assert result["vllm"].startswith(source.name)
-    assert [
-        (run["mode"], run["deviations"], run["leaked_blocks"], run["wrong_requests"]) for run in result["runs"]
-    ] == [(mode, {}, 0, 0) for mode in MODES]
+    assert [run["mode"] for run in result["runs"]] == list(MODES)
+    assert not any(run["deviations"] or run["leaked_blocks"] or run["wrong_requests"] for run in result["runs"])

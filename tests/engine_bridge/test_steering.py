@@ -161,8 +161,9 @@ def test_preempted_requests_wait_one_step_at_least(harness):
     assert output.preempted_req_ids == {"second"}
 
 
-def test_when_blocks_run_out_the_named_victim_goes_first(tmp_path):
-    made = Harness(tmp_path, EngineSettings(kv_blocks=12, block_size=16), planning)
+@pytest.mark.parametrize("policy", ["fcfs", "priority"])
+def test_when_blocks_run_out_the_named_victim_goes_first(tmp_path, policy):
+    made = Harness(tmp_path, EngineSettings(kv_blocks=12, block_size=16, scheduling_policy=policy), planning)
     for name in "abcd":
         made.add(name, 48, 40)
     _step(made, *((name, 48) for name in "abcd"))
