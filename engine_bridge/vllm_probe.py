@@ -101,11 +101,9 @@ def _missing_elsewhere() -> list[str]:
         missing += [f"{kind.__name__}.{name}" for name in names if not hasattr(kind, name)]
     if not _takes(KVCacheCoordinator, "find_longest_cache_hit", 2):
         missing.append("KVCacheCoordinator.find_longest_cache_hit")
-    for kind, names in (
-        (EngineCoreOutput, ("request_id", "new_token_ids", "finish_reason", "stop_reason", "events", "trace_headers")),
-        (EngineCoreOutputs, ("outputs",)),
-    ):
-        missing += [f"{kind.__name__}.{name}" for name in names if name not in getattr(kind, "__annotations__", {})]
+    answer = ("request_id", "new_token_ids", "finish_reason", "stop_reason", "events", "trace_headers")
+    for struct, fields in ((EngineCoreOutput, answer), (EngineCoreOutputs, ("outputs",))):
+        missing += [f"{struct.__name__}.{name}" for name in fields if name not in struct.__annotations__]
     return missing
 
 

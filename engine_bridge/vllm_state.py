@@ -96,7 +96,7 @@ def next_tokens(scheduler: Any, request: Any) -> int:
     if scheduler.current_step + 1 < getattr(request, "next_decode_eligible_step", 0):
         return 0
     left = request.num_tokens + len(request.spec_token_ids) + in_flight - computed
-    return max(min(left, scheduler.max_model_len - computed - 1), 0)
+    return int(max(min(left, scheduler.max_model_len - computed - 1), 0))
 
 
 def promote_blocked(scheduler: Any) -> None:

@@ -8,9 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import NEEDS_VLLM
 
-pytest.importorskip("vllm", reason=NEEDS_VLLM)
+pytest.importorskip("vllm", reason="needs vLLM; `make test-vllm` installs it and runs this")
 
 from fidelity import MODES, planning, run_mode
 

@@ -3,9 +3,8 @@
 from types import SimpleNamespace
 
 import pytest
-from conftest import NEEDS_VLLM
 
-pytest.importorskip("vllm", reason=NEEDS_VLLM)
+pytest.importorskip("vllm", reason="needs vLLM; `make test-vllm` installs it and runs this")
 
 from fidelity import planning
 from harness import EngineSettings, Harness, loaded_harness
