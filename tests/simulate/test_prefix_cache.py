@@ -5,7 +5,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from watched import RandomPolicy, WatchedPolicy, drawn_instance, named
 
@@ -69,6 +69,7 @@ def found_at_best(instance: Instance, run) -> list[int]:
 @given(SEEDS, st.sampled_from(["random", "vllm-fcfs", "vllm-priority"]))
 def test_runs_are_legal_and_find_only_what_was_computed(seed, policy):
     rng, instance = shared(seed)
+    assume(any(request.prefix for request in instance.requests))
     inner = RandomPolicy(rng) if policy == "random" else named(policy, instance, budget_tokens=rng.choice([64, 2048]))
     watched = WatchedPolicy(inner)
     run = simulate(instance, watched, replace(CACHED, acceptance=rng.choice([0.0, 0.5])))
