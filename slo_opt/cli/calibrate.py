@@ -124,7 +124,7 @@ def _from_logs(
     return (
         samples,
         replace(begin, **limits),
-        {"source": f"{source} (vLLM {', '.join(known)})" if known else source, "notes": notes},
+        {"source": f"{source} (served by {', '.join(known)})" if known else source, "notes": notes},
     )
 
 

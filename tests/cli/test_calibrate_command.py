@@ -26,7 +26,7 @@ def steps(tmp_path: Path) -> Path:
     """A log of 400 batches of a known engine."""
     rng = random.Random(1)
     path = tmp_path / "steps.jsonl"
-    log = StepLog(path, {"engine": TRUE, "vllm": "0.32.0"})
+    log = StepLog(path, {"engine": TRUE, "vllm": "vllm 0.32.0"})
     for _ in range(400):
         decodes, chunk = rng.randint(0, 60), rng.choice((0, rng.randint(1, 4000)))
         if decodes + chunk == 0:
@@ -49,7 +49,7 @@ def test_a_log_becomes_an_engine_that_every_command_takes(cli, steps: Path, trac
     options = ("--name", "mine", "--engine", "opt-6.7b-a100", "--plot", tmp_path / "fit.png")
     result = cli("calibrate", steps, "-o", engine_path, *options)
     assert result.exit_code == 0, result.stderr
-    for words in ("mine", "two pieces", "decode", "prefill", "mixed", "told by the batches", "vLLM 0.32.0"):
+    for words in ("mine", "two pieces", "decode", "prefill", "mixed", "told by the batches", "served by vllm 0.32.0"):
         assert words in result.stdout
     assert (tmp_path / "fit.png").stat().st_size > 3000
     engine = read_engine(engine_path)
