@@ -7,7 +7,7 @@ import json
 import statistics
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
@@ -133,7 +133,8 @@ def read(source: Source) -> ServedTrace:
     start_s = rows[0].arrival_unix_s
     names = _class_names(rows)
     classes: dict[str, SloClass] = {}
-    requests = tuple(_request(row, start_s, names, classes) for row in rows)
+    responses = set(names.values())
+    requests = tuple(_request(row, start_s, names, responses, classes) for row in rows)
     if assumed:
         facts["assumed_lengths"] = assumed
     trace = Trace(source.name, requests, classes, engine, provenance={**facts, **dropped, "rows": len(rows)})
@@ -313,7 +314,7 @@ def _class_names(rows: list[Columns]) -> Names:
     return names
 
 
-def _request(row: Columns, start_s: float, names: Names, classes: dict[str, SloClass]) -> Request:
+def _request(row: Columns, start_s: float, names: Names, responses: Set[str], classes: dict[str, SloClass]) -> Request:
     limits = _Limits.of(row)
     name = names[row.slo, limits]
     response = SloClass(name, limits.tpot_ms, limits.ttft_ms, limits.ttft_slowdown, limits.weight, limits.best_effort)
@@ -322,7 +323,8 @@ def _request(row: Columns, start_s: float, names: Names, classes: dict[str, SloC
     prompt_tokens, cached_tokens = row.prompt_tokens - row.cached_tokens, row.cached_tokens
     if thinking_tokens:
         thinking = replace(response, name=f"{name} thinking", tpot_ms=_limit_ms(row.thinking_tpot_ms, None))
-        while classes.setdefault(thinking.name, thinking) != thinking:  # another limit on thinking
+        # Not the name of a response, nor of another limit on thinking.
+        while thinking.name in responses or classes.setdefault(thinking.name, thinking) != thinking:
             thinking = replace(thinking, name=f"{thinking.name}'")
         stages.append(Stage(prompt_tokens, thinking_tokens, thinking.name, cached_tokens))
         prompt_tokens = cached_tokens = 0
