@@ -19,6 +19,7 @@ from slo_opt.engine_bridge.jobs import LiveJob
 from slo_opt.engine_bridge.live_engine import LiveEngine
 from slo_opt.engine_bridge.metrics import BridgeMetrics
 from slo_opt.engine_bridge.planner import Planner, PlannerError, StepView
+from slo_opt.engine_bridge.refusal import refusal_text
 from slo_opt.engine_bridge.roster import Roster
 from slo_opt.engine_bridge.slo_fields import SloFieldError, request_slo
 from slo_opt.engine_bridge.step_plan import Deviations, StepPlan
@@ -182,7 +183,7 @@ class Bridge:
             return
         if prompt_tokens > self._most_tokens:  # vLLM's own checks let no such prompt in
             self.metrics.decided(slo.slo, "refused", "too_long")
-            self._port.refuse(id, f"slo-opt: refused: too_long; the KV cache holds {self._most_tokens} tokens")
+            self._port.refuse(id, refusal_text("too_long", MAX_RETRY_S))
             return
         limit_s = slo.ttft_limit_s(self.live.engine, prompt_tokens) - self._config.headroom_ms / 1e3
         job = LiveJob(id, slo, arrival_s, limit_s, prompt_tokens)
@@ -321,8 +322,7 @@ class Bridge:
         live.reason = f"refused: {reason}"
         self.metrics.decided(job.round_slo, "refused", reason)
         waiting_s = sum(snapshot.engine.least_prefill_s(other.left_tokens) for other in snapshot.waiting)
-        retry_s = min(MAX_RETRY_S, max(1, math.ceil(waiting_s)))
-        self._port.refuse(job.id, f"slo-opt: refused: {reason}; retry after {retry_s} s")
+        self._port.refuse(job.id, refusal_text(reason, min(MAX_RETRY_S, waiting_s)))
 
     def _fall_back(self, reason: str, detail: str) -> None:
         self.metrics.fallback(reason)
