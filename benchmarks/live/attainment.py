@@ -256,8 +256,8 @@ def table(document: Row) -> str:
                 continue
             shares = " | ".join(Spread(at["classes"][name]).text("{:.0%}") for name in names)
             promised = [
-                offered if admitted is None else max(admitted, 1)
-                for admitted, offered in zip(at["admitted"], at["offered"], strict=True)
+                offered if admitted is None else max(admitted, got, 1)
+                for admitted, got, offered in zip(at["admitted"], at["attained"], at["offered"], strict=True)
             ]
             of_admitted = [got / among for got, among in zip(at["attained"], promised, strict=True)]
             lines.append(
@@ -266,8 +266,8 @@ def table(document: Row) -> str:
             )
     lines += [
         "",
-        "Admitted by slo-opt's own count at the end of each request; the others admit everybody. What it had declined "
-        "may be on time all the same. A contender sits out loads above the first at which it attains less than "
+        "Admitted by slo-opt's own count at the end of each request, what it had declined and was on time all the same "
+        "included; the others admit everybody. A contender sits out loads above the first at which it attains less than "
         f"{FLOOR:.0%}.",
         "",
         f"| static setting, load {document['search'][0]['load']:g} | attained |",
