@@ -267,8 +267,8 @@ def table(document: Row) -> str:
     lines += [
         "",
         "Admitted by slo-opt's own count at the end of each request, what it had declined and was on time all the same "
-        "included; the others admit everybody. A contender sits out loads above the first at which it attains less than "
-        f"{FLOOR:.0%}.",
+        "included; the others admit everybody. A contender sits out loads above the first at which it attains less "
+        f"than {FLOOR:.0%}.",
         "",
         f"| static setting, load {document['search'][0]['load']:g} | attained |",
         "|---|---|",
