@@ -278,7 +278,7 @@ class Bridge:
         tokens = [(job.id, count) for job, count in allocation.tokens if job.id not in away]
         if self._acceptance:
             tokens = self._draftable(allocation, tokens)
-        return StepPlan(tokens, [job.id for job in allocation.preempted])
+        return StepPlan(tokens, [job.id for job in allocation.preempted if job.id not in away])
 
     def _draftable(self, allocation: Allocation, tokens: list[tuple[str, int]]) -> list[tuple[str, int]]:
         """The plan with no more drafts than there are to verify, and without decodes that are about to end."""
