@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STUCK_S = 1.0  # without a token scheduled while somebody waits: the engine decides itself, and the books are checked
+SHOW_EVERY = 16  # batches between two looks at the state of the engine, for the metrics
 LOOKS_A_STEP = 4  # waiting requests whose prefix-cache hits are looked up anew
 MAX_RETRY_S = 60
 _OLDEST_ARRIVAL_S = 3600.0
@@ -149,6 +150,7 @@ class Bridge:
         self._began_s = 0.0
         self._planned_s = 0.0
         self._looked = 0
+        self._batches = 0
         self._told: set[str] = set()
         self._foreign: set[str] = set()
         self._doubtful = False
@@ -359,6 +361,7 @@ class Bridge:
             Where the plan was not followed.
         """
         sample, predicted_s = None, 0.0
+        called_s = self._clock()
         try:
             for id in preempted:
                 self._preempted(id)
@@ -376,6 +379,7 @@ class Bridge:
                 self._latest_s, self._followed = predicted_s, followed
         finally:
             self._in_flight.append(_Batch(self._began_s, sample, predicted_s))
+            self._planned_s += self._clock() - called_s
 
     def _account(self, tokens: Mapping[str, int], computed_tokens: Callable[[str], int]) -> BatchSample | None:
         """Move the jobs of a batch on; what the engine model needs to know of it, None where that is not known."""
@@ -484,8 +488,15 @@ class Bridge:
             self._step_log.write(sample, batch.predicted_s)
         self.live.observe(sample)
         self.metrics.step(self._planned_s, batch.predicted_s, seconds)
+        self._batches += 1
+        if self._batches % SHOW_EVERY and len(self.roster):
+            return
         self.metrics.state(
-            len(self.roster.running), self.roster.num_waiting, self._port.free_kv_blocks(), self.live.margin
+            len(self.roster.running),
+            self.roster.num_waiting,
+            self._port.free_kv_blocks(),
+            self.live.margin,
+            self.roster.num_best_effort,
         )
 
     def _watch_thinking(self, job: LiveJob, tokens: Sequence[int]) -> None:
@@ -522,6 +533,7 @@ class Bridge:
             output_tokens=job.delivered,
             slo=job.round_slo,
             ttft_limit_ms=(job.first_due_s + headroom_s - job.release_s) * 1e3,
+            ttft_slowdown=slo.ttft_slowdown,
             tpot_ms=slo.tpot_s * 1e3,
             thinking_tpot_ms=None if slo.thinking_tpot_s is None else slo.thinking_tpot_s * 1e3,
             thinking_tokens=job.thinking_tokens,

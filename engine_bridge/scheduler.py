@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from slo_opt.domain.engine import EngineModel, RooflinePiece
@@ -233,8 +234,15 @@ def _bridge(scheduler: Any, config: BridgeConfig, clock: Any) -> Bridge:
     if not learn:
         template = limits_of(engine_from(config.engine), template)
     live = LiveEngine(template, learn=learn, recalibrate=config.recalibrate, quantile=config.margin_quantile)
-    metrics = BridgeMetrics(config.classes, getattr(scheduler.parallel_config, "data_parallel_index", 0))
-    about = {"engine": template, "vllm": _vllm_version(), "policy": config.policy}
+    rank = getattr(scheduler.parallel_config, "data_parallel_index", 0)
+    metrics = BridgeMetrics(config.classes, rank)
+    about = {"vllm": _vllm_version(), "policy": config.policy}
+    decision_log = step_log = None
+    if config.decision_log is not None:
+        path = _own_path(config.decision_log, rank)
+        decision_log = DecisionLog(path, lambda: {**about, "engine": live.plain}, on_loss=metrics.lost_lines)
+    if config.step_log is not None:
+        step_log = StepLog(_own_path(config.step_log, rank), {**about, "engine": template})
     return Bridge(
         config,
         _Port(scheduler),
@@ -243,8 +251,13 @@ def _bridge(scheduler: Any, config: BridgeConfig, clock: Any) -> Bridge:
         clock=clock or time.monotonic,
         wall_clock=clock or time.time,
         metrics=metrics,
-        decision_log=None if config.decision_log is None else DecisionLog(config.decision_log, about),
-        step_log=None if config.step_log is None else StepLog(config.step_log, about),
+        decision_log=decision_log,
+        step_log=step_log,
         prefix_caching=scheduler.kv_cache_manager.enable_caching,
         drafts=limits.draft_tokens > 0,
     )
+
+
+def _own_path(path: Path, rank: int) -> Path:
+    """Where a data-parallel engine writes: two engines must not share a file."""
+    return path if rank == 0 else path.with_name(f"{path.stem}-engine{rank}{path.suffix}")
