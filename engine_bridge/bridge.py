@@ -480,6 +480,7 @@ class Bridge:
         self._ready_s = now_s
         if batch.sample is None:
             return
+        self._busy_s = now_s
         self._planner.wake()
         sample = batch.sample.timed(seconds)
         if batch.predicted_s > 0:

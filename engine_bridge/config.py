@@ -181,7 +181,7 @@ class BridgeConfig:
     recalibrate: bool = True
     headroom_ms: float = 5.0
     planner_limit_ms: float = 50.0
-    max_planned_waiting: int = 256
+    max_planned_waiting: int = 64
     thinking_end_token_id: int | None = None
     decision_log: Path | None = None
     step_log: Path | None = None

@@ -48,13 +48,23 @@ def make_scheduler(*args: Any, **kwargs: Any) -> Any:
     vllm_config = kwargs["vllm_config"] if "vllm_config" in kwargs else args[0]
     base = _base(vllm_config)
     config = config_from_environment()
-    missing = missing_hooks(base)
-    reason = f"this vLLM lacks {', '.join(missing)}" if missing else unsupported(vllm_config)
-    if reason is not None:
-        logger.warning("slo-opt does not schedule: %s. vLLM's own scheduler is used.", reason)
-        BridgeMetrics(config.classes).fallback("missing_hook" if missing else "unsupported")
-        return base(*args, **kwargs)
-    return slo_scheduler(base)(*args, slo_opt_config=config, **kwargs)
+    kind, reason = _obstacle(base, vllm_config)
+    if reason is None:
+        return slo_scheduler(base)(*args, slo_opt_config=config, **kwargs)
+    logger.warning("slo-opt does not schedule: %s. vLLM's own scheduler is used.", reason)
+    BridgeMetrics(config.classes).fallback(kind)
+    return base(*args, **kwargs)
+
+
+def _obstacle(base: type, vllm_config: Any) -> tuple[str, str | None]:
+    """What kind of thing keeps us from scheduling, and in words; None if nothing does."""
+    try:
+        missing = missing_hooks(base)
+        if missing:
+            return "missing_hook", f"this vLLM lacks {', '.join(missing)}"
+        return "unsupported", unsupported(vllm_config)
+    except Exception as error:  # a vLLM so different that it cannot even be asked
+        return "missing_hook", f"this vLLM cannot be examined ({type(error).__name__}: {error})"
 
 
 def _base(vllm_config: Any) -> type:

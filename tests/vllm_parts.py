@@ -52,6 +52,11 @@ def engine_config(folder: Path, *, kv_blocks: int, **settings: object):
 
 def new_scheduler(kind: type, config, **more: object):
     """A scheduler of class `kind`, as the engine core builds it."""
+    return kind(**scheduler_arguments(config), **more)
+
+
+def scheduler_arguments(config) -> dict[str, object]:
+    """What the engine core calls a scheduler class with."""
     import torch
     from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
     from vllm.v1.structured_output import StructuredOutputManager
@@ -61,13 +66,12 @@ def new_scheduler(kind: type, config, **more: object):
     blocks = KVCacheConfig(
         num_blocks=cache.num_gpu_blocks, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)]
     )
-    return kind(
-        vllm_config=config,
-        kv_cache_config=blocks,
-        structured_output_manager=StructuredOutputManager(config),
-        block_size=cache.block_size,
-        **more,
-    )
+    return {
+        "vllm_config": config,
+        "kv_cache_config": blocks,
+        "structured_output_manager": StructuredOutputManager(config),
+        "block_size": cache.block_size,
+    }
 
 
 def new_request(

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from slo_opt.domain.engine import EngineModel, prefill_pairs
 
 
+_LEAST_S = 1e-12  # a request may take nothing of what is scarce
+
+
 class BidPrices:
     """Shadow prices of engine time and KV memory over a sliding window.
 
@@ -72,7 +75,7 @@ class BidPrices:
         supply_s = self._load * span_s
         if column.sum() <= supply_s:
             return none
-        density = np.array([item[1] for item in self._recent]) / column
+        density = np.array([item[1] for item in self._recent]) / np.maximum(column, _LEAST_S)
         order = np.argsort(-density)
         last = int(np.searchsorted(np.cumsum(column[order]), supply_s))
         none[scarce] = density[order[min(last, len(order) - 1)]]  # the two sums round differently

@@ -103,6 +103,9 @@ class SloOptPolicy:
         self._worthy: set[Job] = set()
         self._seen: set[Job] = set()
         self._plan_at_s = -math.inf
+        self._next_late_s = -math.inf
+        self._num_looked = 0
+        self._newest: Job | None = None
 
     def decide(self, snapshot: EngineSnapshot) -> Allocation:
         """The next batch."""
@@ -133,11 +136,19 @@ class SloOptPolicy:
         for job in list(step.prefills):
             if job.missed or now_s + factor * least_prefill_s(job, engine) > job.due_s:
                 step.demote(job)
+        newest = snapshot.waiting[-1] if snapshot.waiting else None
+        if now_s < self._next_late_s and len(self._queue) == self._num_looked and newest is self._newest:
+            return
+        latest_s = now_s + REPLAN_S  # batch times may have been learned anew
         for job in self._queue.under_slo():
-            late = job.missed or now_s + factor * least_prefill_s(job, engine) > job.due_s
-            if late or self._too_slow(snapshot, job):
+            start_s = -math.inf if job.missed else job.due_s - factor * least_prefill_s(job, engine)
+            if now_s > start_s or self._too_slow(snapshot, job):
                 self._queue.relegate(job)
                 step.demoted.append(job)
+            elif start_s < latest_s:
+                latest_s = start_s
+        self._next_late_s = latest_s
+        self._num_looked, self._newest = len(self._queue), newest
 
     def _too_slow(self, snapshot: EngineSnapshot, job: Job) -> bool:
         """Whether the engine cannot keep the pace of a job's tokens, even alone."""
