@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from slo_opt.domain.engine import EngineModel, prefill_pairs
 
-
 _LEAST_S = 1e-12  # a request may take nothing of what is scarce
 
 
