@@ -136,7 +136,7 @@ class Bridge:
         self._wall_clock = wall_clock
         self._block = engine.block_size_tokens
         self._most_tokens = engine.kv_blocks * engine.block_size_tokens
-        self._planner = Planner(config, live.engine, clock)
+        self._planner = Planner(config, live.plain, clock)
         self._decision_log = decision_log
         self._step_log = step_log
         self._prefix_caching = prefix_caching
@@ -268,6 +268,7 @@ class Bridge:
         view = StepView(
             now_s,
             self.live.engine,
+            self.live.plain,
             free_blocks,
             self._latest_s * self._ratio if self._followed else None,
             self._acceptance,

@@ -37,8 +37,8 @@ class StepView:
     ----------
     now_s : float
         When the batch that is planned begins.
-    engine : EngineModel
-        As believed now, margin included.
+    engine, plain : EngineModel
+        As believed now, with the margin and without.
     free_kv_blocks : int
         Blocks free.
     last_batch_s : float or None
@@ -49,6 +49,7 @@ class StepView:
 
     now_s: float
     engine: EngineModel
+    plain: EngineModel
     free_kv_blocks: int
     last_batch_s: float | None = None
     acceptance: float = 0.0
@@ -131,8 +132,8 @@ class Planner:
         """
         began_s = self.clock()
         try:
-            if _apart(view.engine, self.engine):
-                self._build(view.engine)
+            if _apart(view.plain, self.engine):
+                self._build(view.plain)
             assert self._policy is not None
             snapshot = EngineSnapshot(
                 view.now_s,
