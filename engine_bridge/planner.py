@@ -59,8 +59,8 @@ class StepView:
 class Planner:
     """Asks the policy of the configuration before every batch.
 
-    A fresh policy takes over when batch times turn out far from what it was built for, or a request brings a tighter
-    TPOT. What was learned of output lengths, class by class, stays.
+    A fresh policy takes over when one fails, when batch times turn out far from what it was built for, or when a
+    request brings a tighter TPOT. What was learned of output lengths, class by class, stays.
 
     Parameters
     ----------
@@ -86,23 +86,21 @@ class Planner:
         under_slo = [slo for slo in self.config.slo_classes().values() if not slo.best_effort]
         self._tightest_s = min([slo.tpot_ms / 1e3 for slo in under_slo], default=FIRST_TPOT_S)
         prepare([self.config.policy])
-        self._build(self.engine)
+        self._policy = self._build(self.engine)
 
-    def _build(self, engine: EngineModel) -> None:
+    def _build(self, engine: EngineModel) -> AllocationPolicy:
         classes = self.config.slo_classes()
         tightest = SloClass("tightest of all requests", self._tightest_s * 1e3, ttft_slowdown=1e6)
         classes[tightest.name] = tightest
         self.engine = engine
-        self._policy = make_policy(
-            self.config.policy, PolicyContext(engine, classes, self._lengths), self.config.setting
-        )
         self.disturbed = True
+        return make_policy(self.config.policy, PolicyContext(engine, classes, self._lengths), self.config.setting)
 
     def expect_tpot(self, tpot_s: float) -> None:
         """A request with this TPOT came."""
         if tpot_s < 0.9 * self._tightest_s:
             self._tightest_s = tpot_s
-            self._build(self.engine)
+            self._policy = self._build(self.engine)
 
     def ended(self, end: RoundEnd) -> None:
         """A request produced its last token."""
@@ -132,25 +130,25 @@ class Planner:
         """
         began_s = self.clock()
         try:
-            if _apart(view.plain, self.engine):
-                self._build(view.plain)
-            assert self._policy is not None
+            if self._policy is None or _apart(view.plain, self.engine):
+                self._policy = self._build(view.plain)
+            finished, self._finished = self._finished, []
             snapshot = EngineSnapshot(
                 view.now_s,
                 view.engine,
                 list(roster.running.values()),
                 list(roster.waiting(self.config.max_planned_waiting)),
                 view.free_kv_blocks,
-                self._finished,
+                finished,
                 view.last_batch_s,
                 view.acceptance,
                 self.disturbed,
             )
             self.disturbed = False
             allocation = self._policy.decide(snapshot)
-            self._finished = []
             problem = impossible(snapshot, allocation)
         except Exception as error:
+            self._policy = None  # who knows what it believes now
             self.disturb()
             raise PlannerError("exception", f"{type(error).__name__}: {error}") from error
         took_ms = (self.clock() - began_s) * 1e3
