@@ -32,10 +32,11 @@ from workload import MIX, live_trace
 
 RESULTS = ROOT / "benchmarks" / "results"
 TARGET = 0.9
-FLOOR = 0.6
+FLOOR = 0.7
 STATIC = ((1024, 0), (512, 0), (256, 0), (128, 0), (2048, 128), (512, 128), (256, 128), (512, 64), (256, 64), (128, 64))
 LOADS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.3, 1.6, 2.0, 2.5)
 SEARCH_SEED = 9_000  # traces of the search are not those of the measurement
+MEASURE_SEED = 100  # nor are those on which the workload was tried out in the simulator (0 to 4)
 Row = dict[str, Any]
 
 
@@ -128,7 +129,7 @@ def measure(runs: Runs, best: Contender, options: argparse.Namespace) -> list[Co
     with running(contenders, options.folder, options.vllm_python) as servers:
         warm_up(servers, options)
         order = orders(servers, 10_000)
-        for seed in range(options.repetitions):
+        for seed in range(MEASURE_SEED, MEASURE_SEED + options.repetitions):
             out: set[str] = set()
             for load in options.loads:
                 instance = instance_of(load, options.duration, seed)
@@ -140,7 +141,9 @@ def measure(runs: Runs, best: Contender, options: argparse.Namespace) -> list[Co
                     if row["total"]["attainment"] < FLOOR:
                         out.add(name)
         rivals = [servers[0], servers[-1]]
-        for seed, turn in zip(range(options.repetitions), orders(rivals, options.repetitions), strict=True):
+        for seed, turn in zip(
+            range(MEASURE_SEED, MEASURE_SEED + options.repetitions), orders(rivals, options.repetitions), strict=True
+        ):
             instance = burst_of(options.duration, seed)
             for server in turn:
                 runs.run(server, instance, {"part": "throughput", "load": 0.0, "seed": seed})
