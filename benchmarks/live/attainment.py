@@ -143,6 +143,153 @@ def measure(runs: Runs, best: Contender, options: argparse.Namespace) -> list[Co
                         out.add(name)
         rivals = [servers[0], servers[-1]]
         for seed, turn in zip(seeds, orders(rivals, len(seeds)), strict=True):
+            instance = burst_of(options.duration, seed)
+            for server in turn:
+                runs.run(server, instance, {"part": "throughput", "load": 0.0, "seed": seed})
+    return contenders
+
+
+def capacity(points: Sequence[tuple[float, float]]) -> float:
+    """Load at which attainment falls through `TARGET`, linear between loads; the highest load if it never does."""
+    last = (0.0, 1.0)
+    for load, share in sorted(points):
+        if share < TARGET:
+            return last[0] + (load - last[0]) * (last[1] - TARGET) / (last[1] - share)
+        last = (load, share)
+    return last[0]
+
+
+def document_of(runs: Runs, contenders: Sequence[Contender], options: argparse.Namespace) -> Row:
+    """Everything that the tables and the plot show."""
+    rate = sum(kind.rate for kind in MIX)
+    found: Row = {
+        "machine": {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()},
+        "target": TARGET,
+        "requests_per_s_at_load_1": rate,
+        "duration_s": options.duration,
+        "repetitions": options.repetitions,
+        "search": _search_rows(runs, options),
+        "contenders": [],
+    }
+    for contender in contenders:
+        rows = runs.find(part="measure", contender=contender.name, arguments=list(contender.arguments))
+        capacities = [
+            capacity([(row["load"], row["total"]["attainment"]) for row in rows if row["seed"] == seed])
+            for seed in sorted({row["seed"] for row in rows})
+        ]
+        bursts = runs.find(part="throughput", contender=contender.name, arguments=list(contender.arguments))
+        found["contenders"].append(
+            {
+                "name": contender.name,
+                "arguments": list(contender.arguments),
+                "capacity": capacities,
+                "loads": [_load_row(load, [row for row in rows if row["load"] == load]) for load in options.loads],
+                "tokens_per_s": [row["tokens_per_s"] for row in sorted(bursts, key=lambda row: row["seed"])],
+                "late_runs": sum(row["late"] for row in rows),
+                "failed_requests": sum(row["num_failed"] for row in rows),
+            }
+        )
+    return found
+
+
+def _cpu() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def _search_rows(runs: Runs, options: argparse.Namespace) -> list[Row]:
+    rows = []
+    for setting in options.static:
+        name = static(*setting).name
+        shares = [row["total"]["attainment"] for row in runs.find(part="search", contender=name)]
+        rows.append({"name": name, "load": options.search_load, "attainment": shares})
+    return rows
+
+
+def _load_row(load: float, rows: Sequence[Row]) -> Row:
+    classes = {kind.slo.name: _class_shares(kind.slo.name, rows) for kind in MIX}
+    promised = [row["counters"].get("ended_admitted") for row in rows]
+    return {
+        "load": load,
+        "runs": len(rows),
+        "offered": [row["total"]["offered"] for row in rows],
+        "attained": [row["total"]["attained"] for row in rows],
+        "admitted": [None if count is None else int(count) for count in promised],
+        "attainment": [row["total"]["attainment"] for row in rows],
+        "classes": classes,
+        "lateness_p99_ms": [row["lateness_ms"]["p99"] for row in rows],
+    }
+
+
+def _class_shares(name: str, rows: Sequence[Row]) -> list[float]:
+    found = (part["attainment"] for row in rows for part in row["classes"] if part["name"] == name)
+    return [share for share in found if share is not None]
+
+
+def table(document: Row) -> str:
+    """Markdown."""
+    names = [kind.slo.name for kind in MIX]
+    rate = document["requests_per_s_at_load_1"]
+    base = {row["name"]: median(row["capacity"]) for row in document["contenders"]}
+    default = base[DEFAULT.name]
+    lines = [
+        f"Load 1 is {rate:g} requests a second. Median [least, most] of {document['repetitions']} traces of "
+        f"{document['duration_s']:g} s on {document['machine']['cores']} cores of {document['machine']['cpu']}.",
+        "",
+        f"| | requests/s at {TARGET:.0%} attained | ratio to default | tokens/s, nobody has an SLO | late runs |",
+        "|---|---|---|---|---|",
+    ]
+    for row in document["contenders"]:
+        reached = Spread([value * rate for value in row["capacity"]]).text("{:.2f}")
+        tokens = Spread(row["tokens_per_s"]).text("{:.0f}")
+        lines.append(
+            f"| {row['name']} | {reached} | {base[row['name']] / default:.2f}x | {tokens} | {row['late_runs']} |"
+        )
+    lines += [
+        "",
+        f"| | load | runs | attained of offered | attained of admitted | {' | '.join(names)} |",
+        f"|---|---|---|---|---|{'---|' * len(names)}",
+    ]
+    for row in document["contenders"]:
+        for at in row["loads"]:
+            if not at["runs"]:
+                continue
+            shares = " | ".join(Spread(at["classes"][name]).text("{:.0%}") for name in names)
+            promised = [
+                offered if admitted is None else max(admitted, got, 1)
+                for admitted, got, offered in zip(at["admitted"], at["attained"], at["offered"], strict=True)
+            ]
+            of_admitted = [got / among for got, among in zip(at["attained"], promised, strict=True)]
+            lines.append(
+                f"| {row['name']} | {at['load']:g} | {at['runs']} | {Spread(at['attainment']).text('{:.1%}')} | "
+                f"{Spread(of_admitted).text('{:.1%}')} | {shares} |"
+            )
+    lines += [
+        "",
+        "Admitted by slo-opt's own count at the end of each request, what it had declined and was on time all the same "
+        "included; the others admit everybody. A contender sits out loads above the first at which it attains less "
+        f"than {FLOOR:.0%}.",
+        "",
+        f"| static setting, load {document['search'][0]['load']:g} | attained |",
+        "|---|---|",
+        *(f"| {row['name']} | {Spread(row['attainment']).text('{:.1%}')} |" for row in document["search"]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def draw(document: Row, path: Path) -> None:
+    """Attainment over load, all requests and class by class."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    names = ["all", *(kind.slo.name for kind in MIX)]
+    rate = document["requests_per_s_at_load_1"]
+    figure, axes = plt.subplots(1, len(names), figsize=(3.4 * len(names), 3.4), sharey=True, layout="constrained")
+    for axis, name in zip(axes, names, strict=True):
         for row in document["contenders"]:
             points = [
                 (at["load"] * rate, at["attainment"] if name == "all" else at["classes"][name]) for at in row["loads"]
