@@ -1,18 +1,9 @@
 """Models that vLLM serves without a download. Where vLLM is absent, tests that ask for one are skipped."""
 
-import importlib.util
-
 import pytest
+from needs_vllm import require_vllm
 
 from slo_opt.engine_bridge.small_model import SmallModel, write_small_model
-
-NEEDS_VLLM = "needs vLLM; `make test-vllm` installs it and runs this"
-
-
-def require_vllm() -> None:
-    """Skip the test where vLLM is not installed."""
-    if importlib.util.find_spec("vllm") is None:
-        pytest.skip(NEEDS_VLLM)
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,8 @@ import urllib.request
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import require_vllm
 from live_server import MIDDLEWARE, OURS, live_server
+from needs_vllm import require_vllm
 
 CONFIG = """
 on_unattainable = "refuse"

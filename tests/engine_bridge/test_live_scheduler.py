@@ -4,9 +4,9 @@ import random
 from dataclasses import replace
 
 import pytest
-from conftest import require_vllm
 from harness import EngineSettings
 from ideal_engine import config_for
+from needs_vllm import require_vllm
 from test_bridge import workload
 
 from slo_opt.domain.instance import Instance

@@ -11,8 +11,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import require_vllm
 from live_server import MIDDLEWARE, OURS, live_server
+from needs_vllm import require_vllm
 
 HERE = Path(__file__).parent
 CONFIG = """

@@ -3,7 +3,7 @@
 import logging
 
 import pytest
-from conftest import require_vllm
+from needs_vllm import require_vllm
 from test_bridge import workload
 
 from slo_opt.domain.errors import InvalidInputError

@@ -5,7 +5,7 @@ import json
 
 import pytest
 from asgi import as_parts, through
-from conftest import require_vllm
+from needs_vllm import require_vllm
 
 from slo_opt.engine_bridge.config import BridgeConfig, LiveClass
 from slo_opt.engine_bridge.middleware import SloMiddleware
