@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from slo_opt.domain.engine import EngineModel, RooflinePiece
-from slo_opt.engine_bridge.bridge import Bridge, Delivery
+from slo_opt.engine_bridge.books import Delivery
+from slo_opt.engine_bridge.bridge import Bridge
 from slo_opt.engine_bridge.config import LEARN, BridgeConfig, config_from_environment
 from slo_opt.engine_bridge.decision_log import DecisionLog
 from slo_opt.engine_bridge.live_engine import LiveEngine

@@ -4,7 +4,8 @@ import heapq
 
 from slo_opt.domain.engine import EngineModel, prefill_pairs
 from slo_opt.domain.instance import Instance
-from slo_opt.engine_bridge.bridge import Bridge, Delivery
+from slo_opt.engine_bridge.books import Delivery
+from slo_opt.engine_bridge.bridge import Bridge
 from slo_opt.engine_bridge.config import BridgeConfig, LiveClass
 from slo_opt.engine_bridge.live_engine import LiveEngine
 from slo_opt.engine_bridge.metrics import BridgeMetrics

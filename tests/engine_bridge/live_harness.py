@@ -66,7 +66,7 @@ class LiveHarness(Harness):
         super().__init__(folder, settings, steer, **more)
         self.counts = _Counts()
         self.bridge: Bridge = self.scheduler.slo_opt
-        self.bridge.metrics = self.counts
+        self.bridge.metrics = self.bridge._outcomes._metrics = self.counts
         # The engine is known: what is tested here is what is done with it.
         live = LiveEngine(engine, learn=False, recalibrate=False, quantile=0.5)
         self.bridge.live = live

@@ -89,7 +89,7 @@ def test_nothing_is_lost(tmp_path, mode, policy, answer) -> None:
         assert not live.counts.deviations
     assert live.scheduler.kv_cache_manager.block_pool.get_num_free_blocks() == instance.engine.kv_blocks
     assert len(live.bridge.roster) == 0
-    assert not live.bridge._max_tokens
+    assert not live.bridge.books._max_tokens
     for request in instance.requests:
         ledger = live.ledgers[request.id]
         assert ledger.finish_reason is not None, request.id
