@@ -170,12 +170,13 @@ def test_a_failing_client_is_told_once_and_never_raises(
 
 
 def test_a_second_import_uses_the_collectors_of_the_first(client: Any) -> None:
-    BridgeMetrics(["chat"]).decided("chat", "admitted", "on_time")
-    first = dict(metrics._made)
+    admitted = {"slo": "chat", "outcome": "admitted", "reason": "on_time"}
+    BridgeMetrics(["chat"]).decided(*admitted.values())
+    first, once = dict(metrics._made), sample(client, "slo_opt_requests_total", **admitted)
     again = importlib.reload(metrics)
-    again.BridgeMetrics(["chat"]).decided("chat", "admitted", "on_time")
+    again.BridgeMetrics(["chat"]).decided(*admitted.values())
     assert again._made == first
-    assert sample(client, "slo_opt_requests_total", slo="chat", outcome="admitted", reason="on_time") == 2
+    assert sample(client, "slo_opt_requests_total", **admitted) == once + 1
 
 
 SERVER = """
