@@ -67,7 +67,7 @@ def test_every_key_can_be_set(tmp_path):
         recalibrate = false
         headroom_ms = 2
         planner_limit_ms = 20
-        max_planned_waiting = 64
+        max_planned_waiting = 32
         thinking_end_token_id = 128003
         decision_log = "logs/decisions.jsonl"
         step_log = "/var/log/steps.jsonl"
@@ -101,7 +101,7 @@ def test_every_key_can_be_set(tmp_path):
         recalibrate=False,
         headroom_ms=2,
         planner_limit_ms=20,
-        max_planned_waiting=64,
+        max_planned_waiting=32,
         thinking_end_token_id=128003,
         decision_log=tmp_path / "logs/decisions.jsonl",
         step_log=Path("/var/log/steps.jsonl"),
