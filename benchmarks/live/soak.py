@@ -69,7 +69,9 @@ class Soak:
         """Send everything, and wait for the last answer."""
         timeout = aiohttp.ClientTimeout(total=STUCK_S)
         watch = asyncio.create_task(self._watch())
-        async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
+        # The server closes idle connections: one that is used again may be gone.
+        connector = aiohttp.TCPConnector(limit=0, force_close=True)
+        async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
             began_s = time.monotonic()
             tasks = []
             for request in self.trace.requests:
