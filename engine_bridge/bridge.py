@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 STUCK_S = 1.0  # without a token scheduled while somebody waits: the engine decides itself, and the books are checked
 SHOW_EVERY = 16  # batches between two looks at the state of the engine, for the metrics
+MAX_CUSHION = 0.2  # of the TTFT limit
 FIRST_ACCEPTANCE = 0.7  # until some are seen
 LEARN_ACCEPTANCE = 0.02  # weight of a batch in the share of drafts that are accepted
 LOOKS_A_STEP = 4  # waiting requests whose prefix-cache hits are looked up anew
@@ -163,7 +164,8 @@ class Bridge:
             self._port.refuse(id, f"slo-opt: malformed: {error}")
             return
         limit_s = slo.ttft_limit_s(self.live.plain, prompt_tokens) - self._config.headroom_ms / 1e3
-        job = LiveJob(id, slo, arrival_s, limit_s, prompt_tokens)
+        cushion_s = min(self._config.cushion_ms / 1e3, MAX_CUSHION * max(limit_s, 0.0))
+        job = LiveJob(id, slo, arrival_s, limit_s, prompt_tokens, cushion_s)
         if not len(self.roster):
             self._busy_s = self._clock()
         self.books.add(job, max_tokens)

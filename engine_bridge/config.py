@@ -155,6 +155,9 @@ class BridgeConfig:
         Whether the engine model follows what batches really take.
     headroom_ms : float
         Deadlines are brought forward by so much: the time that a token takes from the engine to its client.
+    cushion_ms : float
+        The planner aims at finishing so much before each deadline, at most a fifth of the TTFT limit: a batch that
+        overruns then makes nobody late, and the time is won back after it.
     planner_limit_ms : float
         A decision that takes longer counts as a failure of the planner.
     max_planned_waiting : int
@@ -180,6 +183,7 @@ class BridgeConfig:
     margin_quantile: float = 0.9
     recalibrate: bool = True
     headroom_ms: float = 5.0
+    cushion_ms: float = 30.0
     planner_limit_ms: float = 50.0
     max_planned_waiting: int = 64
     thinking_end_token_id: int | None = None
@@ -233,8 +237,10 @@ class BridgeConfig:
 
     def _check_numbers(self) -> None:
         check_range("", "planner_limit_ms", self.planner_limit_ms, 0, 60_000, "milliseconds")
-        if not 0 <= self.headroom_ms <= 60_000:
-            refuse("headroom_ms", f"is {shown(self.headroom_ms)}; expected milliseconds in [0, 60000]", "Take 5.")
+        for key, usual in (("headroom_ms", 5), ("cushion_ms", 30)):
+            value = getattr(self, key)
+            if not 0 <= value <= 60_000:
+                refuse(key, f"is {shown(value)}; expected milliseconds in [0, 60000]", f"Take {usual}.")
         if not 0 < self.margin_quantile < 1:
             refuse("margin_quantile", f"is {shown(self.margin_quantile)}; expected a number in (0, 1)", "Take 0.9.")
         for key, least, most in (

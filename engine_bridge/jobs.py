@@ -24,6 +24,8 @@ class LiveJob(Job):
         When it reached the server.
     ttft_limit_s : float
         TTFT limit.
+    cushion_s : float
+        Deadlines that policies see are so much earlier than those that count: what a batch that overruns may take.
     prompt_tokens : int
         Tokens of its prompt.
 
@@ -43,6 +45,7 @@ class LiveJob(Job):
 
     __slots__ = (
         "_thinking_tokens",
+        "cushion_s",
         "delivered",
         "first_token_s",
         "last_token_s",
@@ -51,11 +54,20 @@ class LiveJob(Job):
         "reason",
     )
 
-    def __init__(self, id: str, slo: RequestSlo, arrival_s: float, ttft_limit_s: float, prompt_tokens: int) -> None:
+    def __init__(
+        self,
+        id: str,
+        slo: RequestSlo,
+        arrival_s: float,
+        ttft_limit_s: float,
+        prompt_tokens: int,
+        cushion_s: float = 0.0,
+    ) -> None:
         super().__init__(id, slo.slo, slo.slo, 0.0 if slo.best_effort else slo.weight)
         self.promise = slo
         self.release_s = arrival_s
-        self.first_due_s = self.due_s = arrival_s + ttft_limit_s
+        self.first_due_s = self.due_s = arrival_s + ttft_limit_s - cushion_s
+        self.cushion_s = cushion_s
         self.prompt_tokens = self.known_tokens = prompt_tokens
         self.delivered = 0
         self.first_token_s = self.last_token_s = math.nan
@@ -73,7 +85,7 @@ class LiveJob(Job):
         return thinking_s if thinking_s is not None and token <= self._thinking_tokens else self.promise.tpot_s
 
     def due_at(self, token: int) -> float:
-        """Deadline of output token `token` (from 1), in seconds."""
+        """Deadline of output token `token` (from 1), in seconds, the cushion taken off."""
         thinking = self._thinking_tokens
         if not thinking:
             return self.first_due_s + (token - 1) * self.promise.tpot_s
@@ -117,7 +129,7 @@ class LiveJob(Job):
         self.delivered += tokens
         self.last_token_s = now_s
         # Of tokens that come together the first is due first.
-        late_s = now_s - self.due_at(first)
+        late_s = now_s - self.due_at(first) - self.cushion_s
         if late_s > self.lateness_s:
             self.lateness_s = late_s
             if late_s > TIME_TOLERANCE_S and not self.promise.best_effort:

@@ -77,7 +77,7 @@ class Outcomes:
         if self._log is None:
             return
         slo, began = job.promise, job.delivered > 0
-        headroom_s = self._config.headroom_ms / 1e3
+        limit_s = job.first_due_s + job.cushion_s + self._config.headroom_ms / 1e3 - job.release_s
         self._log.write(
             ServedRequest(
                 id=job.id,
@@ -86,7 +86,7 @@ class Outcomes:
                 cached_tokens=job.cached_tokens,
                 output_tokens=job.delivered,
                 slo=job.round_slo,
-                ttft_limit_ms=(job.first_due_s + headroom_s - job.release_s) * 1e3,
+                ttft_limit_ms=limit_s * 1e3,
                 ttft_slowdown=slo.ttft_slowdown,
                 tpot_ms=slo.tpot_s * 1e3,
                 thinking_tpot_ms=None if slo.thinking_tpot_s is None else slo.thinking_tpot_s * 1e3,

@@ -186,5 +186,5 @@ def config_for(instance: Instance, **others: object) -> BridgeConfig:
             classes[slo.name] = LiveClass(slo.name, best_effort=True)
         else:
             classes[slo.name] = LiveClass(slo.name, slo.ttft_ms, slo.ttft_slowdown, slo.tpot_ms, weight=slo.weight)
-    fields = {"headroom_ms": 0.0, "planner_limit_ms": 60_000.0, **others}
+    fields = {"headroom_ms": 0.0, "cushion_ms": 0.0, "planner_limit_ms": 60_000.0, **others}
     return BridgeConfig(classes=classes, **fields)  # type: ignore[arg-type]

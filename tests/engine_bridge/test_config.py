@@ -66,6 +66,7 @@ def test_every_key_can_be_set(tmp_path):
         margin_quantile = 0.95
         recalibrate = false
         headroom_ms = 2
+        cushion_ms = 12.5
         planner_limit_ms = 20
         max_planned_waiting = 32
         thinking_end_token_id = 128003
@@ -100,6 +101,7 @@ def test_every_key_can_be_set(tmp_path):
         margin_quantile=0.95,
         recalibrate=False,
         headroom_ms=2,
+        cushion_ms=12.5,
         planner_limit_ms=20,
         max_planned_waiting=32,
         thinking_end_token_id=128003,
@@ -144,6 +146,7 @@ def test_every_key_can_be_set(tmp_path):
         ("margin_quantile = nan", "margin_quantile", "(0, 1)"),
         ("recalibrate = 0", "recalibrate", "true or false"),
         ("headroom_ms = -1", "headroom_ms", "[0, 60000]"),
+        ("cushion_ms = nan", "cushion_ms", "[0, 60000]"),
         ("planner_limit_ms = 0", "planner_limit_ms", "(0, 60000]"),
         ("max_planned_waiting = 0", "max_planned_waiting", "[1, 1000000]"),
         ("max_planned_waiting = 2.0", "max_planned_waiting", "an integer"),
