@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from slo_opt.domain.engine import EngineModel
 from slo_opt.domain.slo import SloClass
@@ -80,6 +80,7 @@ class Planner:
     _lengths: QuantileLengths = field(default_factory=QuantileLengths)
     _tightest_s: float = math.inf
     _policy: AllocationPolicy | None = None
+    _seen: EngineModel | None = None
     _wake_s: float = -math.inf
 
     def __post_init__(self) -> None:
@@ -96,6 +97,13 @@ class Planner:
         self.disturbed = True
         return make_policy(self.config.policy, PolicyContext(engine, classes, self._lengths), self.config.setting)
 
+    def _outgrown(self, engine: EngineModel) -> bool:
+        """Whether batch times are far from what the policy was built for; each model is looked at once."""
+        if engine is self._seen:
+            return False
+        self._seen = engine
+        return _apart(engine, self.engine)
+
     def expect_tpot(self, tpot_s: float) -> None:
         """A request with this TPOT came."""
         if tpot_s < 0.9 * self._tightest_s:
@@ -110,7 +118,7 @@ class Planner:
     def disturb(self) -> None:
         """The engine did otherwise than planned, or a request left in between."""
         self.disturbed = True
-        self._wake_s = -math.inf
+        self.wake()
 
     def wake(self) -> None:
         """There is something new to decide."""
@@ -130,7 +138,7 @@ class Planner:
         """
         began_s = self.clock()
         try:
-            if self._policy is None or _apart(view.plain, self.engine):
+            if self._policy is None or self._outgrown(view.plain):
                 self._policy = self._build(view.plain)
             finished, self._finished = self._finished, []
             snapshot = EngineSnapshot(
@@ -165,22 +173,8 @@ class Planner:
 
 def _apart(now: EngineModel, before: EngineModel) -> bool:
     """Whether two models of one engine differ so much that a policy should start anew."""
-    if now is before:
-        return False
     ratios = [
         now.batch_time_s(tokens, num_requests=1) / max(before.batch_time_s(tokens, num_requests=1), 1e-9)
         for tokens in (1, _TYPICAL_TOKENS, before.max_num_batched_tokens)
     ]
     return not all(1 / REBUILD_RATIO <= ratio <= REBUILD_RATIO for ratio in ratios)
-
-
-def limits_of(engine: EngineModel, like: EngineModel) -> EngineModel:
-    """`engine`'s batch times with the limits of `like`."""
-    return replace(
-        engine,
-        block_size_tokens=like.block_size_tokens,
-        kv_blocks=like.kv_blocks,
-        max_num_batched_tokens=like.max_num_batched_tokens,
-        max_num_seqs=like.max_num_seqs,
-        max_model_len=like.max_model_len,
-    )

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,7 +16,6 @@ from slo_opt.engine_bridge.config import LEARN, BridgeConfig, config_from_enviro
 from slo_opt.engine_bridge.decision_log import DecisionLog
 from slo_opt.engine_bridge.live_engine import LiveEngine
 from slo_opt.engine_bridge.metrics import BridgeMetrics
-from slo_opt.engine_bridge.planner import limits_of
 from slo_opt.engine_bridge.steering import refuse, steered
 from slo_opt.engine_bridge.step_log import StepLog
 from slo_opt.engine_bridge.step_plan import NO_DEVIATIONS, Deviations, StepPlan
@@ -231,19 +231,16 @@ def _deliveries(before: Iterable[tuple[Any, int]]) -> list[Delivery]:
 def _bridge(scheduler: Any, config: BridgeConfig, clock: Any) -> Bridge:
     """The planner's side of `scheduler`."""
     limits = engine_limits(scheduler)
-    template = EngineModel(
-        name="live",
-        source=f"learned while serving with {_vllm_version()}",
-        pieces=_UNKNOWN,
+    learn = config.engine == LEARN
+    source = f"learned while serving with {_vllm_version()}"
+    template = replace(
+        EngineModel("live", source, _UNKNOWN) if learn else engine_from(config.engine),
         block_size_tokens=limits.block_size_tokens,
         kv_blocks=limits.kv_blocks,
         max_num_batched_tokens=limits.max_num_batched_tokens,
         max_num_seqs=limits.max_num_seqs,
         max_model_len=limits.max_model_len,
     )
-    learn = config.engine == LEARN
-    if not learn:
-        template = limits_of(engine_from(config.engine), template)
     live = LiveEngine(template, learn=learn, recalibrate=config.recalibrate, quantile=config.margin_quantile)
     rank = getattr(scheduler.parallel_config, "data_parallel_index", 0)
     metrics = BridgeMetrics(config.classes, rank)
