@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from slo_opt.cli import calibrate, capacity, compare, doctor, explain, gap, replay, simulate, solve, trace
+from slo_opt.cli import calibrate, capacity, compare, doctor, explain, gap, replay, route, simulate, solve, trace
 from slo_opt.cli.exits import Root
 
 app = typer.Typer(
@@ -48,6 +48,7 @@ app.command("capacity", short_help="Requests a second that each policy serves on
 app.command("gap", short_help="How far policies are from the proved bound, load by load.")(gap.gap)
 app.command("explain", short_help="Why each declined request was declined.")(explain.explain)
 app.command("replay", short_help="Drive a live server with a trace, and score it.")(replay.replay)
+app.command("route", short_help="Send requests on to the replica that is on time.")(route.route)
 app.command("calibrate", short_help="Engine model from measured batches.")(calibrate.calibrate)
 app.command("doctor", short_help="Whether the installed solvers can be trusted.")(doctor.doctor)
 app.add_typer(trace.app, name="trace")
