@@ -360,16 +360,21 @@ def draw(document: Row, path: Path) -> None:
     names = ["all", *(kind.slo.name for kind in MIX)]
     rate = document["requests_per_s_at_load_1"]
     figure, axes = plt.subplots(1, len(names), figsize=(3.4 * len(names), 3.4), sharey=True, layout="constrained")
+    enough = document["repetitions"] / 2
     for axis, name in zip(axes, names, strict=True):
-        for row in document["contenders"]:
+        for k, row in enumerate(document["contenders"]):
             points = [
-                (at["load"] * rate, at["attainment"] if name == "all" else at["classes"][name]) for at in row["loads"]
+                (at["load"] * rate, at["attainment"] if name == "all" else at["classes"][name])
+                for at in row["loads"]
+                if at["runs"] > enough
             ]
-            points = [(load, shares) for load, shares in points if shares]
-            loads = [load for load, _ in points]
-            (line,) = axis.plot(loads, [median(shares) for _, shares in points], marker="o", ms=3, label=row["name"])
-            low, high = [min(shares) for _, shares in points], [max(shares) for _, shares in points]
-            axis.fill_between(loads, low, high, color=line.get_color(), alpha=0.15, lw=0)
+            middle = [median(shares) for _, shares in points]
+            spread = [
+                [at - min(shares) for at, (_, shares) in zip(middle, points, strict=True)],
+                [max(shares) - at for at, (_, shares) in zip(middle, points, strict=True)],
+            ]
+            loads = [load + 0.06 * (k - 1.5) for load, _ in points]  # side by side
+            axis.errorbar(loads, middle, spread, marker="o", ms=3, elinewidth=0.8, capsize=2, label=row["name"])
         if name == "all" and document["bounds"] is not None:
             rows = document["bounds"]["loads"]
             shares = [median(at["bound"]) for at in rows]
