@@ -142,6 +142,12 @@ _ALL = (
         compiles=True,
     ),
     PolicyEntry(
+        "polyserve",
+        "PolyServe: all decodes, then the largest chunk of prompts within the tightest remaining budget",
+        "slo_opt.policies.polyserve:PolyServePolicy",
+        ({"dynamic": True}, {"dynamic": False, "fixed_tokens": 512}, {"dynamic": False, "fixed_tokens": 1024}),
+    ),
+    PolicyEntry(
         "slo-opt",
         "this project's own: the DP behind bid prices, deadline-sized batches, leads spent where prompts crowd",
         "slo_opt.policies.slo_opt:SloOptPolicy",

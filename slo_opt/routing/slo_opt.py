@@ -1,0 +1,86 @@
+"""slo-opt's own routing: least marginal cost among the replicas whose plan can take the request, late binding."""
+
+from collections.abc import Sequence
+
+from slo_opt.policies.interface import Job, RoundEnd, Standing
+from slo_opt.routing.attainable import Forecast
+from slo_opt.routing.dp_admission import ReplicaAdmission
+from slo_opt.routing.hopeful import fewest_requests, hold, latest_start_s
+from slo_opt.routing.interface import Placement, ReplicaView
+from slo_opt.routing.marginal_cost import MarginalCost
+from slo_opt.routing.registry import RoutingContext
+
+
+class SloOptRouter:
+    """Where it costs least, among those whose plan still serves everyone.
+
+    1. Replicas by what the request would cost them in engine time, KV memory and sequences, each priced by how scarce
+       it is there (`slo_opt.routing.marginal_cost`): an affinity of tiers without a partition.
+    2. The first of the cheapest whose admission plan takes it beside all it has (`slo_opt.routing.dp_admission`).
+    3. Where none does, the router holds it and asks again, so that it goes to whoever has room first.
+    4. Once it has to begin, it goes to the replica where it costs least, undecided: that may know better than a plan
+       made from outside. Hopeless, it is best effort on the replica with the fewest requests.
+
+    Parameters
+    ----------
+    context : RoutingContext
+        Length knowledge.
+    steepness : float
+        See `MarginalCost`.
+    backlog_s : float
+        See `MarginalCost`.
+    own : float
+        See `MarginalCost`.
+    tries_replicas : int
+        How many are asked, the cheapest first.
+    plan : bool
+        The plan decides who can take it; otherwise the predictions of `Forecast.attainable`: for ablations.
+    hold : bool
+        Late binding; otherwise a request that no plan takes goes at once where it costs least.
+    retry_s : float
+        How often a request that is held is tried again, more than 0.
+
+    References
+    ----------
+    SLOs-Serve, arXiv 2504.08784, section 4 (the plan); Awerbuch, Azar and Plotkin, FOCS 1993 (the prices).
+    """
+
+    name = "slo-opt"
+
+    def __init__(
+        self,
+        context: RoutingContext,
+        steepness: float = 6.0,
+        backlog_s: float = 1.0,
+        own: float = 1.0,
+        tries_replicas: int = 4,
+        plan: bool = True,
+        hold: bool = True,
+        retry_s: float = 0.05,
+    ) -> None:
+        self._lengths = context.lengths
+        self._forecast = Forecast(context.lengths)
+        self._admission = ReplicaAdmission(context.lengths, "growth", self._forecast)
+        self._cost = MarginalCost(self._forecast, steepness, backlog_s, own)
+        self._tries = max(1, tries_replicas)
+        self._plan = plan
+        self._hold = hold
+        self._retry_s = retry_s
+
+    def route(self, job: Job, replicas: Sequence[ReplicaView], now_s: float) -> Placement:
+        """The cheapest that can take it."""
+        latest_s = latest_start_s(job, replicas)
+        if job.standing is Standing.BEST_EFFORT or latest_s < now_s:
+            return Placement(fewest_requests(replicas).id, best_effort=True)
+        costs = {view.id: self._cost.of(job, view, now_s) for view in replicas}
+        order = sorted(replicas, key=lambda view: costs[view.id])
+        takes = self._admission.accepts if self._plan else self._forecast.attainable
+        for view in order[: self._tries]:
+            if takes(job, view, now_s):
+                return Placement(view.id)
+        held = hold(now_s, self._retry_s, latest_s) if self._hold else None
+        return held or Placement(order[0].id)
+
+    def observe(self, end: RoundEnd) -> None:
+        """Learn its length."""
+        self._lengths.observe(end)
