@@ -1,7 +1,9 @@
 """A schedule: which request got how many tokens in which batch. Columnar, since an hour of trace has millions."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,8 @@ class Batch:
         Replica it runs on.
     duration_s : float or None
         Measured seconds; None for what the engine model says.
+    delivered_s : float or None
+        When its tokens reach the client; None for at its end.
     """
 
     start_s: float
@@ -39,6 +43,43 @@ class Batch:
     preempted: Sequence[int] = ()
     replica: int = 0
     duration_s: float | None = None
+    delivered_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """KV of a request that leaves its replica outside a batch: it is copied to another replica, or it is lost.
+
+    Parameters
+    ----------
+    request : int
+        Index into `Instance.requests`.
+    source : int
+        Replica that holds the KV.
+    start_s : float
+        When it is lost, or the transfer begins.
+    target : int or None
+        Replica that gets it; None where it is lost, and all tokens have to be prefilled again, there or elsewhere.
+    end_s : float or None
+        When it is there, from which moment on the source no longer holds it; None where it is lost.
+
+    Raises
+    ------
+    InvalidInputError
+        Only one of `target` and `end_s` is given, or a time is not finite.
+    """
+
+    request: int
+    source: int
+    start_s: float
+    target: int | None = None
+    end_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.start_s) and (self.end_s is None or math.isfinite(self.end_s))):
+            raise InvalidInputError(f"move of request {self.request}: its times must be finite")
+        if (self.target is None) != (self.end_s is None):
+            raise InvalidInputError(f"move of request {self.request}: give target and end_s, or neither")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +106,10 @@ class Schedule:
         Measured seconds of each batch; None where the engine model gives them.
     cached : mapping of int to int
         By request, tokens of its first prompt that a prefix cache held when it began.
+    moves : tuple of Move
+        KV that leaves its replica outside a batch, in order of start: transfers, failures, requests that hop.
+    delivered_s : mapping of int to float
+        By batch, when its tokens reach the client, where that is later than its end.
 
     Raises
     ------
@@ -82,6 +127,8 @@ class Schedule:
     admitted: tuple[int, ...] = ()
     duration_s: NDArray[np.float64] | None = None
     cached: dict[int, int] = field(default_factory=dict)
+    moves: tuple[Move, ...] = ()
+    delivered_s: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         batches, entries = len(self.start_s), len(self.request)
@@ -103,12 +150,15 @@ class Schedule:
             )
         if self.duration_s is not None and not np.all(np.isfinite(self.duration_s) & (self.duration_s >= 0)):
             raise InvalidInputError("schedule: duration_s must be finite and not negative")
-        if any(not 0 <= b < batches for b in self.preempted):
-            raise InvalidInputError(f"schedule: preempted names a batch outside 0..{batches - 1}")
+        for field_name, numbers in (("preempted", self.preempted), ("delivered_s", self.delivered_s)):
+            if any(not 0 <= b < batches for b in numbers):
+                raise InvalidInputError(f"schedule: {field_name} names a batch outside 0..{batches - 1}")
+        if any(move.start_s > later.start_s for move, later in pairwise(self.moves)):
+            raise InvalidInputError("schedule: moves must be in order of start")
 
     @staticmethod
-    def from_batches(batches: Iterable[Batch], admitted: Iterable[int] = ()) -> "Schedule":
-        """Build the arrays from batches in any order."""
+    def from_batches(batches: Iterable[Batch], admitted: Iterable[int] = (), moves: Iterable[Move] = ()) -> "Schedule":
+        """Build the arrays from batches and moves in any order."""
         ordered = sorted(batches, key=lambda batch: batch.start_s)
         speculated = any(batch.emitted is not None for batch in ordered)
         measured = sum(batch.duration_s is not None for batch in ordered)
@@ -131,6 +181,8 @@ class Schedule:
             preempted={b: tuple(batch.preempted) for b, batch in enumerate(ordered) if batch.preempted},
             admitted=tuple(sorted(admitted)),
             duration_s=np.array([batch.duration_s for batch in ordered], dtype=np.float64) if measured else None,
+            moves=tuple(sorted(moves, key=lambda move: move.start_s)),
+            delivered_s={b: batch.delivered_s for b, batch in enumerate(ordered) if batch.delivered_s is not None},
         )
 
     def __len__(self) -> int:
@@ -150,11 +202,12 @@ class Schedule:
                 preempted=self.preempted.get(b, ()),
                 replica=replica,
                 duration_s=None if durations is None else durations[b],
+                delivered_s=self.delivered_s.get(b),
             )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, for JSON; `from_dict` reads them back."""
-        return {
+        fields: dict[str, Any] = {
             "start_s": self.start_s.tolist(),
             "replica": self.replica.tolist(),
             "offset": self.offset.tolist(),
@@ -166,6 +219,11 @@ class Schedule:
             "duration_s": None if self.duration_s is None else self.duration_s.tolist(),
             "cached": {str(request): tokens for request, tokens in self.cached.items()},
         }
+        if self.moves:
+            fields["moves"] = [list(astuple(move)) for move in self.moves]
+        if self.delivered_s:
+            fields["delivered_s"] = {str(b): time_s for b, time_s in self.delivered_s.items()}
+        return fields
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> "Schedule":
@@ -182,4 +240,6 @@ class Schedule:
             admitted=tuple(data["admitted"]),
             duration_s=None if measured is None else np.asarray(measured, dtype=np.float64),
             cached={int(request): tokens for request, tokens in data.get("cached", {}).items()},
+            moves=tuple(Move(*move) for move in data.get("moves", ())),
+            delivered_s={int(b): time_s for b, time_s in data.get("delivered_s", {}).items()},
         )

@@ -34,11 +34,11 @@ class RunMetrics:
     offered_rps : float or None
         Requests under an SLO a second, from the first arrival to the last; None for a single moment.
     busy_s, utilisation : float
-        Seconds in batches, and their share of the span.
+        Seconds in batches, over all replicas, and their share of the seconds that these were there.
     num_batches, num_tokens : int
         Batches, and tokens scheduled in them.
     peak_kv_blocks, kv_blocks : int
-        Most blocks held at once, and those there are.
+        Most blocks held at once on a replica, and those there are on the largest.
     num_preemptions, num_rejected, num_demoted, num_unfinished : int
         KV caches dropped; requests sent away; requests made best effort; requests neither finished nor rejected.
     decision_ms : Percentiles
@@ -91,7 +91,7 @@ def run_metrics(run: Run) -> RunMetrics:
     ----------
     Goodput as requests a second under their SLO: DistServe, arXiv 2401.09670, section 2.
     """
-    evaluation, engine = run.evaluation, run.instance.engine
+    evaluation = run.evaluation
     if not evaluation.legal:
         raise IllegalRunError(f"policy {run.policy!r}: the checker refuses its run: {evaluation.violations[0]}")
     count = ClassCount(run.instance, evaluation, run.schedule.admitted, run.gaps_s, run.end_s)
@@ -108,11 +108,11 @@ def run_metrics(run: Run) -> RunMetrics:
         drain_s=count.drain_s,
         offered_rps=count.offered_rps,
         busy_s=evaluation.busy_s,
-        utilisation=min(1.0, ratio(evaluation.busy_s, count.span_s) or 0.0),
+        utilisation=min(1.0, ratio(evaluation.busy_s, run.replica_s) or 0.0),
         num_batches=len(run.schedule),
         num_tokens=evaluation.num_tokens,
         peak_kv_blocks=evaluation.peak_kv_blocks,
-        kv_blocks=engine.kv_blocks,
+        kv_blocks=run.kv_blocks,
         num_preemptions=run.num_preemptions,
         num_rejected=len(run.rejected),
         num_demoted=run.num_demotions,

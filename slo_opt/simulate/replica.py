@@ -33,6 +33,8 @@ class Replica:
         Chance that a drafted token is accepted.
     cache : PrefixCache or None
         None where prompts share nothing.
+    prefill_only : bool
+        Whether jobs leave at their first token, for a replica that decodes: it needs no room for their outputs.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Replica:
         policy: AllocationPolicy,
         acceptance: float = 0.0,
         cache: PrefixCache | None = None,
+        prefill_only: bool = False,
     ) -> None:
         self.engine = engine
         self.policy = policy
@@ -56,6 +59,14 @@ class Replica:
         self.num_lost = 0
         self._acceptance = acceptance
         self._cache = cache
+        self._prefill_only = prefill_only
+
+    def renewed(self, policy: AllocationPolicy) -> "Replica":
+        """The same engine, empty and with another policy; what has been counted stays."""
+        fresh = Replica(self.engine, policy, self._acceptance, self._cache, self._prefill_only)
+        fresh.num_preemptions, fresh.num_demotions = self.num_preemptions, self.num_demotions
+        fresh.num_lost = self.num_lost
+        return fresh
 
     @property
     def idle(self) -> bool:
@@ -64,12 +75,36 @@ class Replica:
 
     def add(self, life: Life) -> None:
         """Let a round arrive. One that could never end here is turned away, as engines do."""
-        context = life.known_tokens + life.decode_left
-        blocks = self.engine.kv_blocks_for(context - 1)
-        if context > self.engine.max_model_len or blocks > self.engine.kv_blocks:
-            self._reject(life)
-        else:
+        if fits(self.engine, life, prefill_only=self._prefill_only):
             self.waiting.append(life)
+        else:
+            self._reject(life)
+
+    def take_rejected(self) -> tuple[list[Life], list[Life]]:
+        """Those sent away, for who tries them elsewhere: here they no longer count as lost.
+
+        Returns
+        -------
+        rejected : list of Life
+            All of them.
+        dropped : list of Life
+            Of those, whose KV was dropped since the last batch.
+        """
+        rejected, self.rejected = self.rejected, []
+        self.num_lost -= sum(life.value > 0 for life in rejected)
+        dropped = [life for life in self.dropped if life in rejected]
+        self.dropped = [life for life in self.dropped if life not in rejected]
+        return rejected, dropped
+
+    def hand_over(self, life: Life) -> int:
+        """Let a job leave whose KV another replica is to fetch; the blocks, held until they are given back."""
+        self.running.remove(life)
+        blocks, life.kv_blocks = life.kv_blocks, 0
+        return blocks
+
+    def give_back(self, blocks: int) -> None:
+        """Free the blocks of a job that was handed over."""
+        self.free_blocks += blocks
 
     def num_doomed(self, now_s: float) -> int:
         """Requests under an SLO in the engine that cannot be attained any more: a token was late, or is overdue."""
@@ -296,3 +331,9 @@ class Replica:
             blocks = self.engine.kv_blocks_for(life.computed_tokens)
             self.free_blocks += life.kv_blocks - blocks
             life.kv_blocks = blocks
+
+
+def fits(engine: EngineModel, life: Life, *, prefill_only: bool = False) -> bool:
+    """Whether an engine could ever hold the whole context of a round, or its prompt and the first token after it."""
+    context = life.known_tokens + (1 if prefill_only else life.decode_left)
+    return context <= engine.max_model_len and engine.kv_blocks_for(context - 1) <= engine.kv_blocks

@@ -59,6 +59,17 @@ class Run:
     gaps_s: dict[str, NDArray[np.float64]]
     decision_s: NDArray[np.float64]
 
+    @property
+    def replica_s(self) -> float:
+        """Seconds of the replica, from the first arrival to the end of the run or the last arrival."""
+        requests = self.instance.requests
+        return max(self.end_s, requests[-1].arrival_s) - requests[0].arrival_s
+
+    @property
+    def kv_blocks(self) -> int:
+        """KV blocks that there are."""
+        return self.instance.engine.kv_blocks
+
     @cached_property
     def evaluation(self) -> Evaluation:
         """The schedule as the independent checker scores it."""
