@@ -14,6 +14,7 @@ from slo_opt.policies.interface import RoundEnd
 from slo_opt.routing.interface import Placement, RoutingPolicy
 
 _log = logging.getLogger("slo_opt")
+_PATIENCE_S = 1.0  # nobody is up: one that only lost a connection is back in less
 _LEAST_WAIT_S = 0.001  # a policy that wants to be asked again at once must not stop everything else
 
 
@@ -105,9 +106,13 @@ class Fleet:
         limit_s = began_s + self._max_hold_s
         while True:
             candidates = self.candidates(shape, tried)
-            if not candidates:
-                return None
             now_s = loop.time()
+            if not candidates:
+                if tried or now_s >= began_s + _PATIENCE_S:
+                    return None
+                await self._hold(began_s + _PATIENCE_S)
+                held_until_s = loop.time()
+                continue
             placement = self._ask(job, candidates, now_s)
             if placement.replica is not None:
                 return Placed(self._by_id[placement.replica], placement.best_effort, held_until_s - began_s)

@@ -52,7 +52,7 @@ class RouterOptions:
     max_body_bytes: int = 32 << 20
     max_concurrency: int = 1024
     read_timeout_s: float = 15.0
-    connect_timeout_s: float = 2.0
+    connect_timeout_s: float = 5.0
     idle_timeout_s: float = 600.0
     total_timeout_s: float = 3600.0
     max_hold_s: float = 60.0

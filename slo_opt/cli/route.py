@@ -34,7 +34,7 @@ def route(
     max_concurrency: Annotated[int, typer.Option(help="Requests at once; more are answered 503.", min=1)] = 1024,
     max_hold: Annotated[float, typer.Option(help="Seconds that a request may be held back.")] = 60.0,
     read_timeout: Annotated[float, typer.Option(help="Seconds for the head of a request, and for its body.")] = 15.0,
-    connect_timeout: Annotated[float, typer.Option(help="Seconds for a connection to a replica.")] = 2.0,
+    connect_timeout: Annotated[float, typer.Option(help="Seconds for a connection to a replica.")] = 5.0,
     idle_timeout: Annotated[float, typer.Option(help="Seconds that a replica may be silent.")] = 600.0,
     timeout: Annotated[float, typer.Option(help="Seconds that one answer may take.")] = 3600.0,
     probe_interval: Annotated[float, typer.Option(help="Seconds between two looks at a replica.")] = 1.0,

@@ -193,6 +193,20 @@ def test_nobody_is_there():
     run(work())
 
 
+def test_the_only_replica_loses_a_connection():
+    """Who comes while it is looked at again waits for that."""
+
+    async def work() -> None:
+        async with StubReplica() as stub, routed([stub]) as at:
+            stub.behave = lambda call: "die" if call.number < 2 else None
+            first = asyncio.create_task(at.ask())
+            await until(lambda: not at.router.fleet.up)
+            assert (await at.ask()).status == 200
+            assert (await first).status == 502
+
+    run(work())
+
+
 def test_a_replica_that_says_it_is_unwell_gets_nothing():
     async def work() -> None:
         async with StubReplica() as sick, StubReplica() as well, routed([sick, well]) as at:
