@@ -26,6 +26,8 @@ class Health:
         Why it is down; empty while up.
     failing_since_s : float or None
         When the first of the looks began that have failed since one was answered.
+    down_since_s : float or None
+        When it last went down.
     next_look_s : float
         When to look again.
     """
@@ -38,6 +40,7 @@ class Health:
         self.up = False
         self.cause = "not asked yet"
         self.failing_since_s: float | None = None
+        self.down_since_s: float | None = None
         self.next_look_s = 0.0
 
     def answered(self, now_s: float) -> bool:
@@ -84,6 +87,8 @@ class Health:
 
     def _go_down(self, now_s: float, cause: str) -> bool:
         went_down = self.up
+        if went_down:
+            self.down_since_s = now_s
         self.up, self.cause = False, cause
         self.next_look_s = now_s + min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**self._strikes)
         self._strikes = min(_MOST_STRIKES, self._strikes + 1)

@@ -85,9 +85,11 @@ class Watch:
             return
         came_up = not health.up
         await self._read(replica, came_up)
-        health.answered(loop.time())
+        now_s, since_s = loop.time(), health.down_since_s
+        health.answered(now_s)
         if came_up:
-            _log.info("slo-opt: %s is up", replica.url)
+            after = "" if since_s is None else f" again, after {now_s - since_s:.1f} s"
+            _log.info("slo-opt: %s is up%s", replica.url, after)
             self._fleet.joined()
 
     def _missed(self, replica: Replica, began_s: float, cause: str, *, sure: bool) -> None:

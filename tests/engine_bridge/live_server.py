@@ -87,6 +87,7 @@ def live_server(
     kv_cache_mib: int = 256,
     ready_s: float = 300.0,
     python: str = sys.executable,
+    port: int = 0,
 ) -> Iterator[LiveServer]:
     """Serve `model` until the block ends.
 
@@ -106,15 +107,18 @@ def live_server(
         How long it may take to start.
     python : str
         Interpreter that has vLLM.
+    port : int
+        Where it listens; 0 takes a free one.
 
     Raises
     ------
     ServerDiedError
         It did not come up.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    if not port:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
     command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--port", str(port)]
     command += [*ARGUMENTS, "--kv-cache-memory-bytes", str(kv_cache_mib << 20), *arguments]
     with log.open("wb") as sink:

@@ -34,7 +34,8 @@ def test_a_request_that_fails_is_believed_at_once():
     assert not health.failed(0.0, "lost")
     health.answered(0.0)
     assert health.failed(1.0, "lost")
-    assert not health.failed(1.0, "lost")
+    assert not health.failed(2.0, "lost")
+    assert health.down_since_s == 1.0
     assert 1.0 < health.next_look_s < 2.0
 
 
