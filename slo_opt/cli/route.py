@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from slo_opt.cli.options import Engine, Quiet
+from slo_opt.cli.options import Quiet
+from slo_opt.domain.engines import ENGINES
+from slo_opt.routing.registry import ROUTERS
 
 if TYPE_CHECKING:
     from slo_opt.domain.engine import EngineModel
@@ -20,11 +22,17 @@ def route(
     replica: Annotated[
         list[str], typer.Option(metavar="URL", help="A server, for example http://127.0.0.1:8001; repeatable.")
     ],
-    policy: Annotated[str, typer.Option(help="Routing policy by name, or module:Class.")] = DEFAULT_POLICY,
+    policy: Annotated[str, typer.Option(help=f"Who chooses: {', '.join(ROUTERS)}, or module:Class.")] = DEFAULT_POLICY,
     setting: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Setting of the policy; repeatable.")
     ] = None,
-    engine: Engine = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Batch times of the replicas: {', '.join(ENGINES)}, or a file that calibrate wrote; default: the "
+            "configuration's."
+        ),
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="SLO classes: the TOML file of the replicas; default: $SLO_OPT_CONFIG.")
     ] = None,
