@@ -151,7 +151,13 @@ class Group:
 def _described(record: RunRecord) -> dict[str, Any]:
     """What a row has in common, key by key."""
     options = asdict(replace(record.simulation, seed=0))
-    return {**record.setting, "lengths": record.lengths, **{key: options[key] for key in options if key != "seed"}}
+    fleet = {} if record.fleet is None else record.fleet.described()
+    return {
+        **record.setting,
+        **fleet,
+        "lengths": record.lengths,
+        **{key: options[key] for key in options if key != "seed"},
+    }
 
 
 def _labels(keys: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
+from slo_opt.analysis.fleet_facts import FleetFacts
 from slo_opt.analysis.origin import Origin
 from slo_opt.domain.fingerprint import engine_hash, requests_hash
 from slo_opt.domain.slo import ScoreRule
@@ -70,6 +71,8 @@ class RunRecord:
         Seconds that the simulation took on the machine of the run.
     versions : mapping of str to str
         Software.
+    fleet : FleetFacts or None
+        Where several replicas served, or might have.
     schema, schema_version
         Of this layout.
     """
@@ -86,12 +89,15 @@ class RunRecord:
     metrics: RunMetrics
     wall_s: float
     versions: dict[str, str]
+    fleet: FleetFacts | None = None
     schema: Literal["slo-opt-run"] = "slo-opt-run"
     schema_version: Literal[1] = 1
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, the kind of object first."""
         fields = {"schema": self.schema, "schema_version": self.schema_version, **asdict(self)}
+        if self.fleet is None:
+            del fields["fleet"]
         plain: dict[str, Any] = msgspec.to_builtins(fields)
         return plain
 
@@ -108,19 +114,22 @@ def record_of(
     origin: Origin,
     options: SimulationOptions,
     wall_s: float,
+    fleet: FleetFacts | None = None,
 ) -> RunRecord:
     """The record of a run.
 
     Parameters
     ----------
     run : Run
-        Of `play`.
+        Of `play` or `play_fleet`.
     setting, lengths, options
         As given to it.
     origin : Origin
         Where the requests came from.
     wall_s : float
         Seconds it took.
+    fleet : FleetFacts or None
+        Of the run of a fleet.
     """
     instance, metrics = run.instance, run_metrics(run)
     return RunRecord(
@@ -136,6 +145,7 @@ def record_of(
         metrics=metrics,
         wall_s=round(wall_s, 3),
         versions=software_versions(),
+        fleet=fleet,
     )
 
 

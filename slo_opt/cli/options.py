@@ -47,5 +47,12 @@ OnUnservable = Annotated[
     typer.Option("--unservable", help="Requests no schedule can serve: refuse, count as lost, or drop."),
 ]
 BestEffort = Annotated[float, typer.Option(metavar="SHARE", help="Share of the requests made best effort.")]
+Replicas = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FLEET",
+        help="Serve with a fleet: 4; 2:1 for replicas that prefill and that decode; ENGINE=2,ENGINE=2 for a mix.",
+    ),
+]
 Printed = Annotated[Format, typer.Option("--format", help="What to print.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]

@@ -14,6 +14,7 @@ from slo_opt.cli.options import (
     OnUnservable,
     Printed,
     Quiet,
+    Replicas,
     Scale,
     ScenarioName,
     ScoreRuleName,
@@ -24,13 +25,18 @@ from slo_opt.cli.options import (
 )
 from slo_opt.policies.lengths import LENGTHS
 from slo_opt.policies.registry import POLICIES
+from slo_opt.routing.registry import ROUTERS
 
 if TYPE_CHECKING:
+    from slo_opt.analysis.fleet_facts import FleetFacts
     from slo_opt.analysis.runs import RunRecord, Value
     from slo_opt.simulate.run import Run
     from slo_opt.simulate.simulator import SimulationOptions
 
 DEFAULT_POLICY = "slo-opt"
+DEFAULT_ROUTER = "slo-opt"
+_OF_A_FLEET = ("router", "router_set", "report_every")
+_OF_ONE_REPLICA = ("prefix_cache", "plan", "plot")
 
 
 def parse_policies(text: str) -> tuple[str, ...]:
@@ -53,7 +59,7 @@ def parse_policies(text: str) -> tuple[str, ...]:
     return names
 
 
-def parse_setting(pairs: list[str]) -> "dict[str, Value]":
+def parse_setting(pairs: list[str], option: str = "--set") -> "dict[str, Value]":
     """Read ``key=value`` pairs: a number, true, false, none, or text.
 
     Raises
@@ -68,9 +74,9 @@ def parse_setting(pairs: list[str]) -> "dict[str, Value]":
         key, equals, text = pair.partition("=")
         key = key.strip().replace("-", "_")
         if not equals or not key:
-            raise InvalidInputError(f"--set {pair}: expected KEY=VALUE, for example budget_tokens=512")
+            raise InvalidInputError(f"{option} {pair}: expected KEY=VALUE, for example budget_tokens=512")
         if key in setting:
-            raise InvalidInputError(f"--set {pair}: {key} is set twice")
+            raise InvalidInputError(f"{option} {pair}: {key} is set twice")
         setting[key] = _value(text.strip())
     return setting
 
@@ -88,6 +94,7 @@ def _value(text: str) -> "Value":
 
 
 def simulate(
+    context: typer.Context,
     trace: TraceFile,
     policy: Annotated[
         str, typer.Option(help=f"Comma list of policies, one run each: {', '.join(POLICIES)}.")
@@ -106,6 +113,16 @@ def simulate(
     setting: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Setting of the policies; repeatable.")
     ] = None,
+    replicas: Replicas = None,
+    router: Annotated[
+        str, typer.Option(help=f"Comma list of routers before the fleet, one run each: {', '.join(ROUTERS)}.")
+    ] = DEFAULT_ROUTER,
+    router_set: Annotated[
+        list[str] | None, typer.Option("--router-set", metavar="KEY=VALUE", help="Setting of the routers; repeatable.")
+    ] = None,
+    report_every: Annotated[
+        float, typer.Option(help="Seconds between reports of replicas to the router; 0: it sees them as they are.")
+    ] = 0.0,
     seed: Seed = 0,
     noise: Annotated[float, typer.Option(help="Spread (sigma of the logarithm) of a factor on batch times.")] = 0.0,
     slowdown: Annotated[
@@ -133,18 +150,27 @@ def simulate(
     """
     from slo_opt.analysis.plan import encode_plan
     from slo_opt.analysis.runs import record_of
-    from slo_opt.cli.inputs import about, parse_window, read_instance, score_rule_named
+    from slo_opt.cli.fleet_options import FleetAsked, parse_routers
+    from slo_opt.cli.inputs import about, parse_window, read_instance, refuse_given, score_rule_named
     from slo_opt.cli.progress import progress
     from slo_opt.policies.lengths import make_lengths
     from slo_opt.policies.registry import PolicyContext, make_policy, prepare
+    from slo_opt.routing.registry import prepare_routers
     from slo_opt.simulate.play import play
     from slo_opt.simulate.simulator import SimulationOptions
     from slo_opt.traces.atomic import append_line, is_stdout, write_bytes
     from slo_opt.traces.unservable import check_attainable
 
     policies, values = parse_policies(policy), parse_setting(setting or [])
+    routers, router_values = parse_routers(router), parse_setting(router_set or [], "--router-set")
+    refuse_given(
+        context,
+        _OF_A_FLEET if replicas is None else _OF_ONE_REPLICA,
+        "only with --replicas" if replicas is None else "only for one replica; leave --replicas out",
+    )
     span, rule = parse_window(window), score_rule_named(score_rule)
     options = SimulationOptions(seed, noise, slowdown, acceptance, prefix_cache=prefix_cache)
+    fleet = None if replicas is None else FleetAsked(replicas, routers, router_values, report_every, options)
     plots = _plots(plot, policies)
     _check_outputs(output, plan, plots, policies, options)
     records: list[RunRecord] = []
@@ -168,14 +194,25 @@ def simulate(
             for name in policies:  # a setting that one of them refuses is refused before any run
                 knowledge = make_lengths(lengths, instance)
                 make_policy(name, PolicyContext(instance.engine, instance.slo_classes, knowledge), values)
+            if fleet is not None:
+                fleet.check(instance)
+                prepare_routers(routers, report_progress)
             prepare(policies, report_progress)
-            for number, name in enumerate(policies):
+            pairs = [(name, chosen) for name in policies for chosen in (routers if fleet is not None else ("",))]
+            for number, (name, chosen) in enumerate(pairs):
                 if report_progress is not None:
-                    report_progress(f"serving with {name}", number / len(policies))
+                    report_progress(f"serving with {name}{f' behind {chosen}' if chosen else ''}", number / len(pairs))
                 began_s = time.perf_counter()
-                run = play(instance, name, values, lengths, options)
+                run: Run
+                facts: FleetFacts | None = None
+                if fleet is None:
+                    run = play(instance, name, values, lengths, options)
+                else:
+                    run, facts = fleet.serve(instance, chosen, name, values, lengths)
                 wall_s = time.perf_counter() - began_s
-                record = record_of(run, setting=values, lengths=lengths, origin=origin, options=options, wall_s=wall_s)
+                record = record_of(
+                    run, setting=values, lengths=lengths, origin=origin, options=options, wall_s=wall_s, fleet=facts
+                )
                 records.append(record)
                 if output is not None:
                     append_line(output, record.encode())

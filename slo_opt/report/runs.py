@@ -24,7 +24,7 @@ def _header(record: RunRecord) -> Text:
     }
     document: dict[str, Any] = {
         "trace": trace,
-        "num_replicas": 1,
+        "num_replicas": 1 if record.fleet is None else record.fleet.num_replicas,
         "engine": {"name": record.engine.name},
         "score_rule": record.score_rule.value,
     }
@@ -85,6 +85,37 @@ def _engine_table(rows: Sequence[Row]) -> Table:
             _ms(row.figure("decision_p99_ms").mean),
         )
     return table
+
+
+def _label(record: RunRecord) -> str:
+    """The policy; of a fleet, with its router."""
+    return record.policy if record.fleet is None else f"{record.policy} behind {record.fleet.router}"
+
+
+def _fleet_tables(rows: Sequence[Row]) -> list[Table]:
+    """One row a policy: its router and what the fleet took; none where no run has a fleet."""
+    if all(run.fleet is None for row in rows for run in row.runs):
+        return []
+    columns = (">replica seconds", ">goodput per replica", ">hops", ">KV moved", ">lost in failures")
+    table = new_table("policy", "router", "replicas", *columns)
+    for row in rows:
+        fleets = [run.fleet for run in row.runs if run.fleet is not None]
+        if not fleets:
+            continue
+        seconds = Spread.of(fleet.replica_s for fleet in fleets).mean
+        attained = row.figure("attained").mean
+        table.add_row(
+            row.runs[0].policy,
+            fleets[0].router,
+            fleets[0].label,
+            f"{seconds:,.0f}",
+            "–" if not seconds or attained is None else f"{attained / seconds:.3g}",
+            *(
+                _count(Spread.of(getattr(fleet, name) for fleet in fleets))
+                for name in ("num_hops", "num_transfers", "num_failed")
+            ),
+        )
+    return [table]
 
 
 def _limits(limits: dict[str, float]) -> tuple[str, str]:
@@ -162,14 +193,14 @@ def simulate_tables(records: Sequence[RunRecord]) -> RenderableType:
     records : sequence of RunRecord
         At least one, all about the same requests and engine.
     """
-    rows = [Row(record.policy, (record,)) for record in records]
+    rows = [Row(_label(record), (record,)) for record in records]
     first = records[0]
     parts: list[RenderableType] = [_header(first)]
     if len(records) == 1:
         parts += [_class_table(first), _latency_table(first)]
     else:
         parts += [_kept_table(rows), _attainment_table(rows)]
-    parts += [_engine_table(rows), _note(first)]
+    parts += [_engine_table(rows), *_fleet_tables(rows), _note(first)]
     if len(records) == 1:
         parts.append(_verdict(first))
     return Group(*parts)
@@ -182,6 +213,8 @@ def _note(record: RunRecord) -> Text:
     facts += [f"slowdown {options.slowdown:g}"] if options.slowdown != 1 else []
     facts += [f"acceptance {options.acceptance:g}"] if options.acceptance else []
     facts += ["prefix cache"] if options.prefix_cache else []
+    if record.fleet is not None and record.fleet.report_every_s:
+        facts.append(f"reports every {record.fleet.report_every_s:g} s")
     text = "times in ms; decisions in wall-clock time on the machine of the run; "
     return Text(text + ", ".join(facts) + "\n", style="dim")
 
@@ -197,6 +230,7 @@ def compare_tables(groups: Sequence[compare.Group]) -> RenderableType:
     parts: list[RenderableType] = []
     for group in groups:
         served = Text(f"{plural(group.offered, 'request')} offered, their hash {group.requests.hash}", style="dim")
-        tables = (_kept_table(group.rows), _attainment_table(group.rows), _engine_table(group.rows))
+        tables = [_kept_table(group.rows), _attainment_table(group.rows), _engine_table(group.rows)]
+        tables += _fleet_tables(group.rows)
         parts += [_header(group.first), served, *tables]
     return Group(*parts)
