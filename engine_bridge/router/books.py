@@ -105,12 +105,11 @@ class ReplicaBooks:
             self._catch_up(sure, report.running)
         strangers = self._count_strangers(report, asked_s)
         view = self.view
-        if report.free_kv_blocks is not None:
-            used: float = view.engine.kv_blocks - report.free_kv_blocks
-        elif report.kv_share is not None:
+        used: float = self._used_blocks
+        if report.kv_share is not None:
             used = report.kv_share * view.engine.kv_blocks
-        else:
-            used = self._used_blocks
+        elif report.free_kv_blocks is not None:
+            used = view.engine.kv_blocks - report.free_kv_blocks
         self._offset_blocks = round(used) - self._used_blocks
         self._show_strangers(strangers)
         self._changed()

@@ -25,7 +25,7 @@ class EngineReport:
     kv_share : float or None
         Share of the KV cache in use, in [0, 1].
     free_kv_blocks : int or None
-        KV blocks free; only where slo-opt schedules.
+        KV blocks free, where slo-opt schedules; for engines that do not tell the share.
     kv_blocks, block_size_tokens : int or None
         The whole cache: blocks, and tokens in one.
     """
@@ -41,7 +41,7 @@ class EngineReport:
 def read_report(text: str) -> EngineReport:
     """A report from Prometheus' text format; lines that mean nothing are passed over.
 
-    Of requests and blocks slo-opt's own figures are taken where they are there, else vLLM's.
+    vLLM's own figures go first: those of slo-opt's scheduler stand still while nothing runs.
     """
     found: dict[str, list[float]] = {}
     for name, value in _LINE.findall(text):
@@ -53,8 +53,8 @@ def read_report(text: str) -> EngineReport:
     engines = sum(line.startswith("vllm:cache_config_info{") for line in text.splitlines())
     blocks = _count(labels.get("num_gpu_blocks"))
     return EngineReport(
-        running=_sum(found.get("slo_opt_running_requests") or found.get("vllm:num_requests_running")),
-        waiting=_sum(found.get("slo_opt_waiting_requests") or found.get("vllm:num_requests_waiting")),
+        running=_sum(found.get("vllm:num_requests_running") or found.get("slo_opt_running_requests")),
+        waiting=_sum(found.get("vllm:num_requests_waiting") or found.get("slo_opt_waiting_requests")),
         kv_share=min(1.0, sum(shares) / len(shares)) if shares else None,
         free_kv_blocks=_sum(found.get("slo_opt_free_kv_blocks")),
         kv_blocks=None if blocks is None else min(_MOST, blocks * engines),

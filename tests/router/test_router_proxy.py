@@ -263,6 +263,7 @@ def test_slo_headers_are_read_too():
         "/v1//x",
         "//v1/completions",
         "/v1/a%00b",
+        "/v1/é",
         "/v1/a\\..\\b",
     ],
 )
@@ -271,7 +272,7 @@ def test_nothing_beside_the_api_can_be_reached(path: str):
         async with StubReplica() as stub, routed([stub]) as at:
             head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{{}}"
             answer = await raw(at.url, head.encode())
-            assert answer.startswith((b"HTTP/1.1 404", b"HTTP/1.1 400"))
+            assert answer.startswith((b"HTTP/1.1 404", b"HTTP/1.1 400", b"HTTP/1.0 400"))
             assert not stub.calls
 
     run(work())

@@ -30,8 +30,10 @@ def test_engines_of_one_server_are_added_up():
     assert read_report(VLLM + SECOND) == EngineReport(6, 4, 0.5, None, 2048, 32)
 
 
-def test_slo_opt_knows_better():
-    assert read_report(VLLM + OURS) == EngineReport(4, 1, 0.25, 700, 1024, 32)
+def test_what_vllm_tells_goes_first():
+    """The gauges of slo-opt's scheduler keep their last value while the engine is idle."""
+    assert read_report(OURS + VLLM) == EngineReport(3, 2, 0.25, 700, 1024, 32)
+    assert read_report(OURS) == EngineReport(4, 1, None, 700, None, None)
 
 
 def test_another_server():
