@@ -2,9 +2,11 @@
 
 import math
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from slo_opt.domain.instance import Instance
 from slo_opt.policies.registry import Setting, policy_entry
 from slo_opt.simulate.bracket import Search, highest_passing
 from slo_opt.simulate.fluid_rate import fluid_rate
@@ -18,6 +20,7 @@ from slo_opt.traces.unservable import check_attainable
 _RANGE = 64.0  # from the first guess down and up
 _LEAST_REQUESTS = 20  # fewer say nothing about a share
 _SETTINGS_STEP = 1.2  # settings differ by less than rates do
+Player = Callable[[Instance, int, SimulationOptions], Run]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ class Capacity:
     Parameters
     ----------
     rate : float
-        Requests a second a GPU replica; 0 if no rate passed.
+        Requests a second, of the replica or of the whole fleet; 0 if no rate passed.
     setting : Setting
         The best static setting.
     fails_at : float or None
@@ -99,9 +102,41 @@ def find_capacity(workload: Workload, policy: str, options: CapacityOptions | No
         A defect of the policy or of the simulator.
     """
     options = options or CapacityOptions()
-    began_s = time.perf_counter()
     settings = policy_entry(policy).settings
-    guess = _guess(workload, options.simulation.acceptance > 0)
+
+    def run(instance: Instance, number: int, simulation: SimulationOptions) -> Run:
+        return play(instance, policy, settings[number], options.lengths, simulation)
+
+    return search_settings(workload, settings, run, options)
+
+
+def search_settings(
+    workload: Workload, settings: Sequence[Setting], run: Player, options: CapacityOptions, num_replicas: int = 1
+) -> Capacity:
+    """The search of `find_capacity`, over whatever settings of whatever serves.
+
+    Parameters
+    ----------
+    workload : Workload
+        Its rate is not used.
+    settings : sequence of mapping
+        The default first.
+    run : callable
+        Serves an instance at the setting of that number.
+    options : CapacityOptions
+        Target, tolerance, simulation.
+    num_replicas : int
+        How many times what one replica can serve the search begins at.
+
+    Raises
+    ------
+    InvalidInputError
+        A target or tolerance out of range; no request that the engine could ever attain.
+    IllegalRunError
+        A defect of the simulator.
+    """
+    began_s = time.perf_counter()
+    guess = num_replicas * _guess(workload, options.simulation.acceptance > 0)
     lowest = guess / _RANGE
     if not workload.windowed:
         lowest = max(lowest, _LEAST_REQUESTS / workload.duration_s)
@@ -113,11 +148,11 @@ def find_capacity(workload: Workload, policy: str, options: CapacityOptions | No
     def passes(number: int, rate: float) -> bool:
         instance = replace(workload, rate=rate).instance()
         limited = replace(simulation, max_lost=max_lost(instance, options.target))
-        run = play(instance, policy, settings[number], options.lengths, limited)
-        verdict = judge(run, options.target)
+        served = run(instance, number, limited)
+        verdict = judge(served, options.target)
         if verdict.passed and all(rate > known for _, known in passed):
             passed.clear()
-            passed[number, rate] = run, verdict
+            passed[number, rate] = served, verdict
         probes.append({"setting": number, "rate": rate, "passed": verdict.passed, "reason": verdict.reason})
         return verdict.passed
 
@@ -140,8 +175,8 @@ def find_capacity(workload: Workload, policy: str, options: CapacityOptions | No
     assert best is not None
     verdict = None
     if best.rate is not None:
-        run, verdict = passed[chosen, best.rate]
-        confirmed(run)
+        served, verdict = passed[chosen, best.rate]
+        confirmed(served)
     return Capacity(
         rate=best.rate or 0.0,
         setting=dict(settings[chosen]),
