@@ -165,7 +165,7 @@ class Client:
         self._writer.write(self._request)
         head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
         if not head.startswith(b"http/1.1 200"):
-            raise RuntimeError(f"answered {head[:60]!r}")
+            raise RuntimeError(f"answered {head[:60]!r}, {await self._reader.read(300)!r}")
         if self._stream:
             await self._reader.readuntil(b"\n\n")
             first_s = time.perf_counter() - began_s

@@ -57,8 +57,8 @@ class NotServed:
 
     @property
     def gone(self) -> bool:
-        """Whether there is reason to think that the replica is not there."""
-        return self.reason not in ("refused", "server_error")
+        """Whether the replica is not there, or is no server."""
+        return self.reason not in ("refused", "server_error", "timeout")
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +173,9 @@ class Forward:
                 return await self._session.request(
                     call.request.method, url, data=body, headers=headers, allow_redirects=False
                 )
-            except (aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError) as error:
+            except aiohttp.ServerTimeoutError:
+                return NotServed("timeout", 504, f"no connection within {self._options.connect_timeout_s:g} s")
+            except aiohttp.ClientConnectorError as error:
                 return NotServed("unreachable", 503, f"it cannot be reached: {_words(error)}")
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                 # An idle connection may have ended just before it was used: once more, on another one.

@@ -53,7 +53,7 @@ class Health:
         return came_up
 
     def missed(self, began_s: float, now_s: float, cause: str, *, sure: bool) -> bool:
-        """A look failed; returns whether it went down.
+        """A look failed, or a request got no answer in time; returns whether it went down.
 
         Parameters
         ----------
@@ -83,7 +83,9 @@ class Health:
 
     def served(self) -> None:
         """A request was served: what failed before is forgotten."""
-        self._strikes = 0
+        self._strikes = self._missed = 0
+        if self.up:
+            self.failing_since_s = None
 
     def _go_down(self, now_s: float, cause: str) -> bool:
         went_down = self.up

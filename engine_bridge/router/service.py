@@ -195,9 +195,14 @@ class Router:
         if result.refused:
             return
         now_s = asyncio.get_running_loop().time()
-        if not result.gone:
+        if result.gone:
+            went_down = replica.health.failed(now_s, result.text)
+        elif result.reason == "timeout":  # a busy replica is late as well: looks and further requests decide
+            went_down = replica.health.up and replica.health.missed(now_s, now_s, result.text, sure=False)
+        else:
+            went_down = False
             replica.health.doubted(now_s)
-        elif replica.health.failed(now_s, result.text):
+        if went_down:
             _log.warning("slo-opt: %s is down: %s", replica.url, result.text)
         replica.look_now.set()
 

@@ -62,6 +62,7 @@ def check(books: ReplicaBooks, there: list[LiveJob]) -> None:
 def test_whatever_happens_nothing_is_negative_and_all_that_ended_is_gone(steps: list[tuple]):
     books = ReplicaBooks("a", ENGINE, "chat")
     there: list[LiveJob] = []
+    reported = False
     version = books.view.version
     for number, (kind, *details) in enumerate(steps):
         now_s = float(number)
@@ -78,12 +79,16 @@ def test_whatever_happens_nothing_is_negative_and_all_that_ended_is_gone(steps: 
         elif kind == "reported":
             books.reported(details[0], now_s - 0.5)
         check(books, there)
+        reported |= kind == "reported"
+        if not reported:
+            assert books.view.free_kv_blocks == max(0, ENGINE.kv_blocks - sum(job.kv_blocks for job in there))
         assert books.view.version >= version
         version = books.view.version
         books.look()
     for job in there:
         books.ended(job, 100.0)
     check(books, [])
+    assert reported or books.view.free_kv_blocks == ENGINE.kv_blocks
     books.reported(EngineReport(0, 0, 0.0), 200.0)
     view = books.look()
     assert view.idle

@@ -337,7 +337,7 @@ def test_held_requests_go_on_when_a_replica_joins():
     async def work() -> None:
         async with StubReplica() as one, StubReplica() as two:
             await two.kill()
-            async with routed([one, two], "router_harness:OnlyBoth") as at:
+            async with routed([one, two], "router_harness:OnlyBoth", max_hold_s=1000) as at:
                 asking = asyncio.create_task(at.ask())
                 await until(lambda: at.router.fleet.num_held == 1)
                 await two.start()

@@ -29,6 +29,15 @@ def test_a_refused_look_is_believed_and_a_late_one_only_when_repeated():
     assert health.missed(9.0, 9.0, "refused", sure=True)
 
 
+def test_a_served_request_is_an_answer_too():
+    health = Health(1.0, 2)
+    health.answered(0.0)
+    health.missed(1.0, 3.0, "late", sure=False)
+    health.served()
+    assert not health.missed(3.0, 5.0, "late", sure=False)
+    assert (health.up, health.failing_since_s) == (True, 3.0)
+
+
 def test_a_request_that_fails_is_believed_at_once():
     health = Health(1.0, 3)
     assert not health.failed(0.0, "lost")
