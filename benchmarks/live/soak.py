@@ -252,6 +252,11 @@ def main() -> int:
         except TimeoutError as error:
             soak.errors.append(str(error))
         counters = server.counters()
+        failed = counters.get("fallback_exception", 0)
+        if failed < options.minutes - 2:
+            soak.errors.append(
+                f"the policy failed {failed:.0f} times in {options.minutes:.1f} minutes; expected one each"
+            )
         document = {
             "minutes": options.minutes,
             "load": options.load,
