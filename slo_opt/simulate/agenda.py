@@ -7,7 +7,7 @@ from enum import IntEnum
 from itertools import count
 from typing import Any
 
-_PATIENCE = 1000  # times that only the router or the autoscaler looks again, and nothing comes of it
+_PATIENCE = 1000  # times that the router looks again, the autoscaler is asked or a replica joins, and no request gains
 
 
 class Rank(IntEnum):
@@ -15,7 +15,7 @@ class Rank(IntEnum):
 
     Attributes
     ----------
-    BATCH_END, FAULT, TRANSFER, DELIVERY, REPORT
+    BATCH_END, FAULT, JOIN, TRANSFER, DELIVERY, REPORT
         Replicas and what reaches the router from them.
     ARRIVAL
         Requests, and rounds that are released.
@@ -27,16 +27,18 @@ class Rank(IntEnum):
 
     BATCH_END = 0
     FAULT = 1
-    TRANSFER = 2
-    DELIVERY = 3
-    REPORT = 4
-    ARRIVAL = 5
-    HELD = 6
-    SCALING = 7
-    WAKE = 8
+    JOIN = 2
+    TRANSFER = 3
+    DELIVERY = 4
+    REPORT = 5
+    ARRIVAL = 6
+    HELD = 7
+    SCALING = 8
+    WAKE = 9
 
 
 _POLLS = frozenset({Rank.HELD, Rank.SCALING})
+_OF_REQUESTS = frozenset({Rank.BATCH_END, Rank.TRANSFER, Rank.DELIVERY, Rank.ARRIVAL, Rank.WAKE})
 
 
 class Agenda:
@@ -53,7 +55,7 @@ class Agenda:
         self._events: list[tuple[float, int, int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._count = count()
         self._num_others = 0  # events that are no polls
-        self._polls = 0
+        self._in_vain = 0
         self._poked: set[int] = set()
 
     def at(self, time_s: float, rank: Rank, number: int, act: Callable[..., None], *args: Any) -> None:
@@ -76,18 +78,18 @@ class Agenda:
     def step(self) -> bool:
         """Let everything of the next moment happen; False if nothing will happen any more.
 
-        Nothing will where only polls are left and many of them in a row have changed nothing.
+        Nothing will where replicas come and go, or only polls are left, and for long no request has gained by it.
         """
         events = self._events
-        if not events or self._polls > _PATIENCE:
+        if not events or self._in_vain > _PATIENCE:
             return False
         self.now_s = max(self.now_s, events[0][0])
         while events and events[0][0] <= self.now_s:
             _, rank, _, _, act, args = heapq.heappop(events)
-            if rank not in _POLLS:
-                self._num_others -= 1
-                self._polls = 0
-            elif not self._num_others:
-                self._polls += 1
+            self._num_others -= rank not in _POLLS
+            if rank in _OF_REQUESTS:
+                self._in_vain = 0
+            elif rank == Rank.JOIN or (rank in _POLLS and not self._num_others):
+                self._in_vain += 1
             act(*args)
         return True

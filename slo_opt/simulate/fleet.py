@@ -270,7 +270,7 @@ class _Simulation:
         for _ in range(min(decision.start, scaling.most - len(kept))):
             self._num_starting += 1
             member = self._new_member(scaling.template, now_s)
-            self._agenda.at(now_s + scaling.start_up_s, Rank.FAULT, member.number, self._join, member)
+            self._agenda.at(now_s + scaling.start_up_s, Rank.JOIN, member.number, self._join, member)
         self._agenda.at(now_s + scaling.interval_s, Rank.SCALING, 0, self._scale)
 
     def _result(self) -> FleetRun:

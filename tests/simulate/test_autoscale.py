@@ -199,3 +199,17 @@ def test_senseless_scaling_is_refused():
     for bad in ({"interval_s": 0.0}, {"start_up_s": -1.0}, {"least": 0}, {"least": 3, "most": 2}):
         with pytest.raises(InvalidInputError, match="scaling"):
             Scaling(Wish(), template, **bad)
+
+
+def test_a_run_ends_though_replicas_come_and_go_for_ever():
+    class Flapping:
+        """Starts one, drains one, in turn."""
+
+        name = "flapping"
+
+        def scale(self, found):
+            return ScalingDecision(1, tuple(v.id for v in found.replicas[1:]))
+
+    run = scaled(Flapping(), Script(*[Placement(None)] * 3000), asked("a", 0.0), start_up_s=0.5, interval_s=1.0)
+    assert not run.finished.any()
+    assert 100 < len(run.stays) < 3000
