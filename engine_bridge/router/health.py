@@ -1,5 +1,7 @@
 """Whether a replica is there: told by looking, and by requests that fail on the way to it. No clock of its own."""
 
+import math
+
 _FIRST_WAIT_S = 0.25
 _LONGEST_WAIT_S = 5.0
 _MOST_STRIKES = 8
@@ -37,6 +39,7 @@ class Health:
         self._failures = failures
         self._missed = 0
         self._strikes = 0
+        self._answered_s = -math.inf
         self.up = False
         self.cause = "not asked yet"
         self.failing_since_s: float | None = None
@@ -47,6 +50,7 @@ class Health:
         """A look was answered as it should be; returns whether it came up."""
         came_up = not self.up
         self._missed = 0
+        self._answered_s = now_s
         self.failing_since_s = None
         self.up, self.cause = True, ""
         self.next_look_s = now_s + self._interval_s
@@ -78,8 +82,8 @@ class Health:
         return self.up and self._go_down(now_s, cause)
 
     def doubted(self, now_s: float) -> None:
-        """It answered a request with an error of its own: look at once."""
-        self.next_look_s = min(self.next_look_s, now_s)
+        """It answered a request with an error of its own: look at once, but not again and again."""
+        self.next_look_s = min(self.next_look_s, max(now_s, self._answered_s + _FIRST_WAIT_S))
 
     def served(self) -> None:
         """A request was served: what failed before is forgotten."""

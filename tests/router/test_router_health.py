@@ -64,6 +64,17 @@ def test_a_replica_that_answers_looks_and_fails_requests_comes_back_ever_more_sl
     assert health.next_look_s - 9.0 == waits[0]
 
 
+def test_errors_bring_a_look_at_once_but_not_a_storm_of_them():
+    health = Health(10.0, 3)
+    health.answered(0.0)
+    health.doubted(5.0)
+    assert health.next_look_s == 5.0
+    health.answered(5.0)
+    for moment in (5.0, 5.01, 5.02):
+        health.doubted(moment)
+        assert 5.2 < health.next_look_s < 5.5
+
+
 EVENTS = st.sampled_from(["answered", "late", "refused", "failed", "doubted", "served"])
 
 
