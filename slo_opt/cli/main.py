@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from slo_opt.cli import calibrate, capacity, compare, doctor, explain, gap, replay, route, simulate, solve, trace
+from slo_opt.cli import calibrate, capacity, compare, doctor, explain, gap, plan, replay, route, simulate, solve, trace
 from slo_opt.cli.exits import Root
 
 app = typer.Typer(
@@ -46,6 +46,7 @@ app.command("simulate", short_help="What online policies reach on a trace.")(sim
 app.command("compare", short_help="Saved runs of policies side by side.")(compare.compare)
 app.command("capacity", short_help="Requests a second that each policy serves on time.")(capacity.capacity)
 app.command("gap", short_help="How far policies are from the proved bound, load by load.")(gap.gap)
+app.command("plan", short_help="Replicas that the traffic needs, at least and per policy.")(plan.plan)
 app.command("explain", short_help="Why each declined request was declined.")(explain.explain)
 app.command("replay", short_help="Drive a live server with a trace, and score it.")(replay.replay)
 app.command("route", short_help="Send requests on to the replica that is on time.")(route.route)
