@@ -1,11 +1,9 @@
 """The certified bound on a whole trace: the fluid relaxation (level 3) through HiGHS, tightened block by block."""
 
 import math
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,9 +13,9 @@ from slo_opt.formulations.fluid_grid import FluidGrid, choose_grid
 from slo_opt.formulations.fluid_highs import FluidModel, build_fluid
 from slo_opt.formulations.sparse_model import FloatArray, row_multipliers
 from slo_opt.solvers.fluid_blocks import Decomposition, cut_blocks
-from slo_opt.solvers.highs_run import log_to_stderr
 from slo_opt.solvers.interface import ObjectiveBounds, ScheduleResult, SolverConfig, SolveStats, Termination
 from slo_opt.solvers.stoppable import run_stoppable
+from slo_opt.solvers.timed_highs import TimedHighs
 from slo_opt.solvers.versions import require
 
 TARGET = 16  # requests of the first blocks, about: larger ones bound tighter and take longer
@@ -27,49 +25,10 @@ _TOLERANCE = 1e-6  # of what branch and bound proves in floating point
 
 
 @dataclass(slots=True)
-class _Run:
-    """One solve: its clock, the HiGHS objects at work, and whether it was told to stop."""
+class _Run(TimedHighs):
+    """One solve."""
 
-    config: SolverConfig
-    began_s: float = field(default_factory=time.perf_counter)
-    active: list[Any] = field(default_factory=list)
-    stopping: bool = False
     solved: bool = False  # the last integer program, to its end
-
-    def left_s(self) -> float:
-        """Seconds left; infinite without a limit."""
-        if self.stopping:
-            return 0.0
-        limit_s = self.config.time_limit_s
-        return math.inf if limit_s is None else limit_s - (time.perf_counter() - self.began_s)
-
-    def stop(self) -> None:
-        """Ask everything at work to return."""
-        self.stopping = True
-        for highs in list(self.active):
-            highs.cancelSolve()
-
-    def highs(self, highs: Any, **options: Any) -> None:
-        """Run HiGHS within the time left."""
-        log_to_stderr(highs, self.config)
-        options = {"threads": 1, "random_seed": self.config.seed, **options}
-        left_s = min(self.left_s(), options.pop("time_limit", math.inf))
-        if math.isfinite(left_s):
-            options["time_limit"] = max(left_s, 0.0)
-        for name, value in options.items():
-            highs.setOptionValue(name, value)
-        highs.HandleUserInterrupt = True  # without it HiGHS does not look at cancelSolve
-        self.active.append(highs)
-        try:
-            if not self.stopping:
-                highs.run()
-        finally:
-            self.active.remove(highs)
-
-    def report(self, what: str, share: float | None) -> None:
-        """Tell the caller what is being done."""
-        if self.config.progress is not None:
-            self.config.progress(what, share)
 
 
 class FluidHighsSolver:
@@ -122,7 +81,7 @@ class FluidHighsSolver:
             termination=Termination.INTERRUPTED if stopped else termination,
             schedule=None,
             bounds=ObjectiveBounds(primal=None, dual=dual),
-            stats=SolveStats(time.perf_counter() - run.began_s, self._versions, detail),
+            stats=SolveStats(run.wall_s, self._versions, detail),
         )
 
 
@@ -141,7 +100,7 @@ def _bound(instance: Instance, run: _Run) -> tuple[float | None, dict[str, float
     if best > (1 + _TOLERANCE) * float(model.arrays.cost.sum()):
         return None, detail  # the limit came so early that it says less than that no request counts twice
     detail["relaxation_bound"] = best
-    detail["relaxation_s"] = time.perf_counter() - run.began_s
+    detail["relaxation_s"] = run.wall_s
     if len(prefills) > _MANY * TARGET and not grid.pooled:
         coarse = choose_grid(prefills, decodes, _COARSER)
         coarse_model = build_fluid(instance, coarse)
@@ -167,7 +126,7 @@ def _joined(
     bounds = _block_bounds(parts, range(len(parts.blocks)), run, 0.4 if len(parts.blocks) > 1 else 1.0, relax=True)
     detail["blocks"] = float(len(parts.blocks))
     detail["blocks_bound"] = math.fsum(bounds) + parts.constant
-    detail["blocks_s"] = time.perf_counter() - run.began_s
+    detail["blocks_s"] = run.wall_s
     idle = 0  # rounds in a row that joined nothing
     while len(parts.blocks) > 1 and run.left_s() > 0 and idle < 2:
         count = len(parts.blocks)
@@ -181,7 +140,7 @@ def _joined(
 def _relax(model: FluidModel, run: _Run) -> FloatArray | None:
     """Row multipliers of the linear relaxation; as far as the solver came, None without any."""
     highs = model.arrays.to_highs()
-    run.highs(highs, solver="ipm", run_crossover="off")
+    run.run(highs, solver="ipm", run_crossover="off")
     multipliers = row_multipliers(highs)
     return multipliers if len(multipliers) == len(model.arrays.row_lower) else None
 
@@ -209,12 +168,12 @@ def _block_bounds(
         multipliers = _relax(local, run) if relax else None
         bound = local.arrays.safe_bound(np.zeros(len(local.arrays.row_lower)) if multipliers is None else multipliers)
         highs = local.arrays.to_highs(parts.integer_columns(local))
-        run.highs(highs, mip_rel_gap=0.0, mip_abs_gap=0.02, time_limit=limit_s)
+        run.run(highs, mip_rel_gap=0.0, mip_abs_gap=0.02, time_limit=limit_s)
         done += 1
         run.report(f"integer programs of {len(parts.blocks)} blocks", done / len(chosen))
         # Never run or cancelled in presolve, HiGHS reports a dual bound of 0 that it has not proved.
         info = highs.getInfo()
-        dual = -float(info.mip_dual_bound) if info.valid and not run.stopping else math.inf
+        dual = -float(info.mip_dual_bound) if info.valid and not run.stopped.is_set() else math.inf
         run.solved = highs.getModelStatus() == highspy.HighsModelStatus.kOptimal
         return min(bound, dual + _TOLERANCE * (1 + abs(dual))) if math.isfinite(dual) else bound
 
