@@ -46,14 +46,11 @@ class Recorder:
         Wall-clock seconds of each decision.
     moves : list of Move
         KV that left its replica outside a batch.
-    end_s : float
-        When the last token appeared.
     """
 
     def __init__(self) -> None:
         self.decision_s = array("d")
         self.moves: list[Move] = []
-        self.end_s = 0.0
         self._start_s = array("d")
         self._duration_s = array("d")
         self._replica = array("q")
@@ -87,9 +84,12 @@ class Recorder:
         self._offset.append(len(self._request))
         self._num_running.append(batch.num_running)
         self._num_waiting.append(batch.num_waiting)
-        end_s = batch.start_s + batch.duration_s if delivered_s is None else delivered_s
-        if end_s > self.end_s:
-            self.end_s = end_s
+
+    @property
+    def end_s(self) -> float:
+        """When the last batch ended, or its tokens were delivered; 0 without any."""
+        ends_s = np.array(self._start_s) + np.array(self._duration_s)
+        return max([float(ends_s.max(initial=0.0)), *self._delivered_s.values()])
 
     @property
     def num_running(self) -> NDArray[np.int64]:
