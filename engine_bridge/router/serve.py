@@ -24,7 +24,7 @@ from slo_opt.engine_bridge.router.service import Router
 from slo_opt.engine_bridge.router.watch import Watch
 from slo_opt.policies.lengths import QuantileLengths
 from slo_opt.routing.interface import RoutingPolicy
-from slo_opt.routing.registry import RoutingContext, make_router, prepare_routers
+from slo_opt.routing.registry import RoutingContext, make_router
 
 _CLOSING_S = 1.0
 _log = logging.getLogger("slo_opt")
@@ -88,6 +88,8 @@ class Running:
 async def running(plan: RouterPlan, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[Running]:
     """Take requests until the block ends. What is under way then is cut off: `Router.drain` first.
 
+    A policy that compiles does so while requests wait, unless `slo_opt.routing.registry.prepare_routers` went before.
+
     Parameters
     ----------
     plan : RouterPlan
@@ -101,7 +103,6 @@ async def running(plan: RouterPlan, host: str = "127.0.0.1", port: int = 0) -> A
         It cannot listen there, or the policy cannot be made.
     """
     options = plan.options
-    prepare_routers([plan.policy])  # not while requests wait
     metrics = RouterMetrics(plan.config.classes, plan.replicas)
     replicas = [Replica(url, plan.engine, plan.config.default_class, options) for url in plan.replicas]
     fleet = Fleet(replicas, plan.make_policy(), metrics, options.max_hold_s)

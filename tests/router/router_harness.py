@@ -158,8 +158,9 @@ class Routed:
 async def routed(
     stubs: Sequence[StubReplica], policy: str = IN_ORDER, config: BridgeConfig = CONFIG, **options: Any
 ) -> AsyncIterator[Routed]:
-    """Run a router in front of stubs; looks are frequent unless `options` say otherwise."""
-    chosen = RouterOptions(**{"probe_interval_s": 0.05, "probe_timeout_s": 2.0, **options})
+    """Run a router in front of stubs; looks are frequent, and nothing is too late unless `options` say so."""
+    usual = {"probe_interval_s": 0.05, "probe_timeout_s": 100.0, "read_timeout_s": 300.0, "connect_timeout_s": 300.0}
+    chosen = RouterOptions(**{**usual, **options})
     plan = RouterPlan([stub.url for stub in stubs], ENGINE, policy, {}, config, chosen)
     connector = aiohttp.TCPConnector(limit=0)
     session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
@@ -170,7 +171,7 @@ async def routed(
             assert len(replica.books) == 0
 
 
-async def until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+async def until(condition: Callable[[], bool], timeout_s: float = 200.0) -> None:
     """Wait for something to become true; the limit only ends a test that hangs."""
     async with asyncio.timeout(timeout_s):
         while not condition():
@@ -181,7 +182,7 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:
     """Run one test; the limit only ends one that hangs."""
 
     async def limited() -> Any:
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(300):
             return await work
 
     return asyncio.run(limited())

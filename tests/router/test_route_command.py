@@ -93,7 +93,7 @@ class Upstream(BaseHTTPRequestHandler):
         self.end_headers()
         self._chunk(b'data: {"choices": [{"text": "a"}]}\n\n')
         type(self).began.set()
-        type(self).go.wait(60)
+        type(self).go.wait(300)
         self._chunk(b"data: [DONE]\n\n")
         self.wfile.write(b"0\r\n\r\n")
 
@@ -135,11 +135,11 @@ def process(*arguments: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
     try:
         assert router.stdout is not None
         url = router.stdout.readline().strip()
-        assert url.startswith("http://127.0.0.1:"), router.communicate(timeout=60)[1]
+        assert url.startswith("http://127.0.0.1:"), router.communicate(timeout=300)[1]
         yield router, url
     finally:
         router.kill()
-        router.communicate(timeout=60)
+        router.communicate(timeout=300)
 
 
 def post(url: str) -> "urllib.request.Request":
@@ -151,7 +151,7 @@ def refusal_of(url: str) -> int:
     """Status of the first answer that says that the router is not ready."""
     while True:
         try:
-            urllib.request.urlopen(f"{url}/ready", timeout=60).close()
+            urllib.request.urlopen(f"{url}/ready", timeout=300).close()
         except urllib.error.HTTPError as error:
             return error.code
 
@@ -159,25 +159,25 @@ def refusal_of(url: str) -> int:
 def test_sigterm_finishes_what_is_under_way(upstream: str):
     pytest.importorskip("aiohttp")
     with process("--replica", upstream) as (router, url):
-        with urllib.request.urlopen(f"{url}/v1/models", timeout=60) as answer:
+        with urllib.request.urlopen(f"{url}/v1/models", timeout=300) as answer:
             assert json.loads(answer.read())["data"] == [{"id": "m"}]
-        with urllib.request.urlopen(post(url), timeout=60) as stream:
-            assert Upstream.began.wait(60)
+        with urllib.request.urlopen(post(url), timeout=300) as stream:
+            assert Upstream.began.wait(300)
             router.send_signal(signal.SIGTERM)
             assert refusal_of(url) == 503
             Upstream.go.set()
             assert stream.read().endswith(b"data: [DONE]\n\n")
-        assert router.wait(60) == 0
+        assert router.wait(300) == 0
 
 
 def test_a_second_signal_cuts_off(upstream: str):
     pytest.importorskip("aiohttp")
-    with process("--replica", upstream) as (router, url), urllib.request.urlopen(post(url), timeout=60):
-        assert Upstream.began.wait(60)
+    with process("--replica", upstream) as (router, url), urllib.request.urlopen(post(url), timeout=300):
+        assert Upstream.began.wait(300)
         router.send_signal(signal.SIGINT)
         assert refusal_of(url) == 503
         router.send_signal(signal.SIGINT)
-        assert router.wait(60) == 0
+        assert router.wait(300) == 0
         assert router.stderr is not None
         assert "1 requests were cut off" in router.stderr.read()
 
@@ -185,10 +185,10 @@ def test_a_second_signal_cuts_off(upstream: str):
 def test_unreachable_replicas_are_a_warning(upstream: str):
     pytest.importorskip("aiohttp")
     with process("--replica", upstream, "--replica", "http://127.0.0.1:9") as (router, url):
-        with urllib.request.urlopen(f"{url}/ready", timeout=60) as answer:
+        with urllib.request.urlopen(f"{url}/ready", timeout=300) as answer:
             assert answer.status == 200
         router.send_signal(signal.SIGTERM)
-        assert router.wait(60) == 0
+        assert router.wait(300) == 0
         assert router.stderr is not None
         assert "http://127.0.0.1:9 is left out until it answers" in router.stderr.read()
 

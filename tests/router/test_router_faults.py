@@ -151,14 +151,14 @@ def test_a_silent_replica_is_given_up_in_time():
         async with (
             StubReplica(behave=always("hang")) as bad,
             StubReplica() as good,
-            routed([bad, good], idle_timeout_s=0.2) as at,
+            routed([bad, good], idle_timeout_s=2.0) as at,
         ):
             answer = await at.ask()
             assert tokens_of(answer.body) == TOKENS
             await until(lambda: bad.calls[0].ended == "left")
-        async with StubReplica(behave=always("hang")) as bad, routed([bad], idle_timeout_s=0.2) as at:
+        async with StubReplica(behave=always("hang")) as bad, routed([bad], idle_timeout_s=2.0) as at:
             assert (await at.ask()).status == 504
-        async with StubReplica(behave=always("hang-amid")) as bad, routed([bad], idle_timeout_s=0.2) as at:
+        async with StubReplica(behave=always("hang-amid")) as bad, routed([bad], idle_timeout_s=2.0) as at:
             answer = await at.ask()
             assert tokens_of(answer.body) == TOKENS[:2]
             assert json.loads(answer.body.rstrip().rpartition(b"data: ")[2])["error"]["code"] == 504
@@ -315,7 +315,7 @@ def test_a_replica_that_is_cut_off_is_left():
         async with (
             StubReplica() as one,
             StubReplica() as two,
-            routed([one, two], probe_timeout_s=0.2, probe_failures=2) as at,
+            routed([one, two], probe_timeout_s=2.0, probe_failures=2) as at,
         ):
             one.gate = asyncio.Event()
             streaming = asyncio.create_task(at.ask())
