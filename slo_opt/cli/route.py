@@ -77,7 +77,7 @@ def route(
         drain_s=drain,
     )
     classes = config_from_environment() if config is None else load_config(config)
-    model = _engine(engine, classes, policy)
+    model = engine_for(engine, classes, policy)
     _require_aiohttp()
     from slo_opt.engine_bridge.router.serve import RouterPlan, serve
 
@@ -95,7 +95,7 @@ def route(
         log.warning("slo-opt: %d requests were cut off", lost)
 
 
-def _engine(name: str | None, config: "BridgeConfig", policy: str) -> "EngineModel":
+def engine_for(name: str | None, config: "BridgeConfig", policy: str) -> "EngineModel":
     """The engine model as asked for; a generic one for policies that do not look at its times.
 
     Raises
