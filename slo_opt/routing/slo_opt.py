@@ -34,7 +34,8 @@ class SloOptRouter:
     tries_replicas : int
         How many are asked, the cheapest first.
     plan : bool
-        The plan decides who can take it; otherwise the predictions of `Forecast.attainable`: for ablations.
+        The plan decides who can take it, which suits replicas that plan as well and give up what is late. Otherwise
+        `Forecast.attainable` decides, for replicas that serve what they are sent, first come first served.
     hold : bool
         Late binding; otherwise a request that no plan takes goes at once where it costs least.
     retry_s : float
