@@ -18,6 +18,7 @@ from slo_opt.engine_bridge.router.books import ReplicaBooks
 from slo_opt.engine_bridge.router.shape import TextMeasure
 from slo_opt.policies.interface import RoundEnd, Standing
 from slo_opt.routing.interface import Placement, RoutingPolicy
+from slo_opt.routing.registry import prepare_routers
 
 _log = logging.getLogger("slo_opt")
 
@@ -247,4 +248,5 @@ def _desk(text: str) -> Desk:
 @cache
 def _made(text: str) -> Desk:
     plan = ServePlan(**json.loads(text))
+    prepare_routers([plan.policy])  # before the first request, on this machine too
     return Desk(plan.make_policy(), plan.engine_model(), plan.classes(), plan.max_hold_s)
