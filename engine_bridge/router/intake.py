@@ -116,6 +116,11 @@ class Intake:
         if request.headers.get("Expect", "").lower() == "100-continue":
             await request.writer.write(_CONTINUE)
             request.writer.output_size = 0  # nothing of the answer has been sent
+        if request.content.is_eof():  # all of it has come: the router's own delays are not the client's
+            whole = await request.content.read()
+            if len(whole) > most:
+                raise _too_long(most)
+            return whole
         pieces: list[bytes] = []
         size = 0
         try:
