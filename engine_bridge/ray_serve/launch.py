@@ -113,10 +113,11 @@ def _connect(plan: ServePlan, address: str) -> None:
             )
         else:
             ray.init(address=address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise InvalidInputError(
-            f"--address {address}: no cluster can be reached ({error}); expected local, auto or HOST:PORT"
-        ) from None
+    except Exception as error:  # Ray raises it bare where a node is not up within 30 s
+        what = (
+            "started here, is the machine busy?" if address == LOCAL else "reached; expected local, auto or HOST:PORT"
+        )
+        raise InvalidInputError(f"--address {address}: no cluster can be {what} ({error})") from error
 
 
 def _serve(plan: ServePlan, address: str, host: str, port: int, announce: Callable[[str], None]) -> NoReturn:
