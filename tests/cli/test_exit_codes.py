@@ -303,8 +303,8 @@ def test_trace_format_error_is_bad_input():
     ("command", "option", "where"),
     [
         (("solve",), "--prefix-cache", "it belongs to simulate."),
-        (("simulate",), "--time-limit", "it belongs to solve, gap."),
-        (("trace", "validate"), "--policies", "it belongs to capacity, gap."),
+        (("simulate",), "--time-limit", "it belongs to solve, gap, plan."),
+        (("trace", "validate"), "--policies", "it belongs to capacity, gap, plan."),
     ],
 )
 def test_an_option_of_another_command_is_traced_to_it(cli, trace_path: Path, command, option: str, where: str):
