@@ -16,8 +16,9 @@ from slo_opt.domain.engine import EngineModel
 from slo_opt.domain.fingerprint import requests_hash
 from slo_opt.domain.instance import Instance
 from slo_opt.formulations.fleet_highs import FleetTarget
+from slo_opt.policies.catalogue import Setting
 from slo_opt.policies.lengths import make_lengths
-from slo_opt.policies.registry import Setting, policy_entry, prepare
+from slo_opt.policies.registry import policy_entry, prepare
 from slo_opt.routing.registry import RoutingContext, make_router, prepare_routers, router_entry
 from slo_opt.simulate.fleet import simulate_fleet
 from slo_opt.simulate.fleet_run import FleetRun

@@ -136,12 +136,7 @@ def parse_routers(text: str) -> tuple[str, ...]:
     InvalidInputError
         It names none, or one that does not exist.
     """
-    from slo_opt.cli.inputs import comma_list
-    from slo_opt.routing.registry import ROUTERS, router_entry
+    from slo_opt.cli.inputs import names_in
+    from slo_opt.routing.registry import CATALOGUE
 
-    names = comma_list(text)
-    if not names:
-        raise InvalidInputError(f"--router {text!r} names no router; known: {', '.join(ROUTERS)}")
-    for name in names:
-        router_entry(name)
-    return names
+    return names_in(text, CATALOGUE)

@@ -13,6 +13,7 @@ from slo_opt.traces.nearest import did_you_mean
 if TYPE_CHECKING:
     from slo_opt.analysis.origin import Origin
     from slo_opt.domain.instance import Instance
+    from slo_opt.policies.catalogue import Catalogue
 
 
 @contextmanager
@@ -51,6 +52,23 @@ def refuse_given(context: typer.Context, names: Iterable[str], why: str) -> None
 def comma_list(text: str) -> tuple[str, ...]:
     """The names in a comma list, each once."""
     return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def names_in(text: str, catalogue: "Catalogue") -> tuple[str, ...]:
+    """Read a comma list of policies, or of routers; the option has the name of the kind.
+
+    Raises
+    ------
+    InvalidInputError
+        It names none, or one that does not exist.
+    """
+    names = comma_list(text)
+    if not names:
+        kind = catalogue.kind
+        raise InvalidInputError(f"--{kind} {text!r} names no {kind}; known: {', '.join(catalogue.entries)}")
+    for name in names:
+        catalogue.entry(name)
+    return names
 
 
 def score_rule_named(name: str | None) -> ScoreRule | None:

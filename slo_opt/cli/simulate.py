@@ -47,16 +47,10 @@ def parse_policies(text: str) -> tuple[str, ...]:
     InvalidInputError
         It names none, or one that does not exist.
     """
-    from slo_opt.cli.inputs import comma_list
-    from slo_opt.domain.errors import InvalidInputError
-    from slo_opt.policies.registry import policy_entry
+    from slo_opt.cli.inputs import names_in
+    from slo_opt.policies.registry import CATALOGUE
 
-    names = comma_list(text)
-    if not names:
-        raise InvalidInputError(f"--policy {text!r} names no policy; known: {', '.join(POLICIES)}")
-    for name in names:
-        policy_entry(name)
-    return names
+    return names_in(text, CATALOGUE)
 
 
 def parse_setting(pairs: list[str], option: str = "--set") -> "dict[str, Value]":

@@ -1,18 +1,13 @@
 """Policies by name, and the static settings among which a fair comparison takes the best."""
 
-import importlib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from slo_opt.domain.engine import EngineModel
-from slo_opt.domain.errors import InvalidInputError
 from slo_opt.domain.slo import SloClass
+from slo_opt.policies.catalogue import Catalogue, Entry, Setting
 from slo_opt.policies.interface import AllocationPolicy
 from slo_opt.policies.lengths import LengthPredictor
-from slo_opt.policies.settings import check_setting, defaults_of
-
-Setting = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,29 +29,7 @@ class PolicyContext:
     lengths: LengthPredictor
 
 
-@dataclass(frozen=True, slots=True)
-class PolicyEntry:
-    """A policy that can be named.
-
-    Parameters
-    ----------
-    name, summary : str
-        What users type, and one line about it.
-    factory : str
-        ``module:Class``; the class takes a `PolicyContext` and the keywords of one setting.
-    settings : tuple of mapping
-        Static settings to try, the default first.
-    compiles : bool
-        Whether it plans with the DP, whose kernels are compiled once a machine: see `prepare`.
-    """
-
-    name: str
-    summary: str
-    factory: str
-    settings: tuple[Setting, ...] = field(default=({},))
-    compiles: bool = False
-
-
+PolicyEntry = Entry
 _ALL = (
     PolicyEntry(
         "vllm-fcfs",
@@ -155,68 +128,10 @@ _ALL = (
     ),
 )
 POLICIES = {entry.name: entry for entry in _ALL}
-
-
-def policy_entry(name: str) -> PolicyEntry:
-    """The policy of that name, or a class of one's own as ``module:Class``.
-
-    Raises
-    ------
-    InvalidInputError
-        There is none; the message suggests the nearest.
-    """
-    if ":" in name:
-        return PolicyEntry(name, "a policy of one's own", name, compiles=True)
-    if name not in POLICIES:
-        from slo_opt.traces.nearest import did_you_mean
-
-        raise InvalidInputError(
-            f"unknown policy {name!r}. {did_you_mean(name, POLICIES)}Known: {', '.join(POLICIES)}, or module:Class"
-        )
-    return POLICIES[name]
-
-
-def _factory(entry: PolicyEntry) -> Any:
-    module, _, attribute = entry.factory.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        if entry.name in POLICIES:
-            raise
-        raise InvalidInputError(
-            f"policy {entry.name!r} cannot be loaded: {error}; expected module:Class, with the module on Python's path"
-        ) from error
-
-
-def prepare(names: Iterable[str], announce: Callable[[str, None], None] | None = None) -> None:
-    """Compile what these policies need before their decisions are timed; quick where that has been done.
-
-    Parameters
-    ----------
-    names : iterable of str
-        Of policies.
-    announce : callable or None
-        Told what happens, before it does.
-
-    Raises
-    ------
-    InvalidInputError
-        An unknown name.
-    """
-    entries = [policy_entry(name) for name in names]
-    if not any(entry.compiles for entry in entries):
-        return
-    if announce is not None:
-        announce("compiling the admission planner, once a machine", None)
-    from slo_opt.policies.admission import compile_planner
-
-    compile_planner()
-
-
-def full_setting(name: str, setting: Setting | None = None) -> dict[str, Any]:
-    """Every keyword that the policy runs with: its constructor's defaults, its default setting, then `setting`."""
-    entry = policy_entry(name)
-    return {**defaults_of(_factory(entry)), **entry.settings[0], **(setting or {})}
+CATALOGUE = Catalogue("policy", POLICIES)
+policy_entry = CATALOGUE.entry
+prepare = CATALOGUE.prepare
+full_setting = CATALOGUE.full_setting
 
 
 def make_policy(name: str, context: PolicyContext, setting: Setting | None = None) -> AllocationPolicy:
@@ -227,8 +142,5 @@ def make_policy(name: str, context: PolicyContext, setting: Setting | None = Non
     InvalidInputError
         Unknown name, or a setting that the policy does not have or refuses.
     """
-    factory = _factory(policy_entry(name))
-    keywords = {**policy_entry(name).settings[0], **(setting or {})}
-    check_setting(name, factory, keywords)
-    policy: AllocationPolicy = factory(context, **keywords)
-    return policy
+    made: AllocationPolicy = CATALOGUE.make(name, context, setting)
+    return made

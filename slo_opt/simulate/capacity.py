@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from slo_opt.domain.instance import Instance
-from slo_opt.policies.registry import Setting, policy_entry
+from slo_opt.policies.catalogue import Setting
+from slo_opt.policies.registry import policy_entry
 from slo_opt.simulate.bracket import Search, highest_passing
 from slo_opt.simulate.fluid_rate import fluid_rate
 from slo_opt.simulate.play import play

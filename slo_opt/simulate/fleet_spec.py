@@ -8,9 +8,10 @@ from slo_opt.domain.engine import EngineModel
 from slo_opt.domain.errors import InvalidInputError
 from slo_opt.domain.fleet import KvTransfer
 from slo_opt.domain.instance import Instance
+from slo_opt.policies.catalogue import Setting
 from slo_opt.policies.interface import AllocationPolicy
 from slo_opt.policies.lengths import make_lengths
-from slo_opt.policies.registry import PolicyContext, Setting, make_policy
+from slo_opt.policies.registry import PolicyContext, make_policy
 from slo_opt.routing.interface import Role
 from slo_opt.simulate.autoscale import Autoscaler
 from slo_opt.simulate.faults import Fault, check_faults

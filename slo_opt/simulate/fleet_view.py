@@ -76,9 +76,7 @@ class ExactWatcher:
         replica = server.replica
         view.running = replica.running  # type: ignore[assignment]
         view.waiting = [*replica.waiting, *self._coming] if self._coming else replica.waiting  # type: ignore[assignment]
-        view.free_kv_blocks = replica.free_blocks
-        view.batch_ends_s = server.model_end_s if server.batch is not None else -math.inf
-        view.version += 1
+        _look(view, server)
 
     def report(self) -> None:
         """Nothing is new."""
@@ -138,15 +136,20 @@ class ReportWatcher:
         replica = server.replica
         view.running = [_copy(life) for life in replica.running]
         view.waiting = [_copy(life) for life in (*replica.waiting, *self._coming)]
-        view.free_kv_blocks = replica.free_blocks
-        view.batch_ends_s = server.model_end_s if server.batch is not None else -math.inf
-        view.version += 1
+        _look(view, server)
 
     def _strike(self, ids: set[str]) -> None:
         view = self.view
         view.running = [job for job in view.running if job.id not in ids]
         view.waiting = [job for job in view.waiting if job.id not in ids]
         view.version += 1
+
+
+def _look(view: ReplicaView, server: Server) -> None:
+    """Free blocks and the batch under way, as the engine has them now."""
+    view.free_kv_blocks = server.replica.free_blocks
+    view.batch_ends_s = server.model_end_s if server.batch is not None else -math.inf
+    view.version += 1
 
 
 def _copy(life: Life) -> Job:

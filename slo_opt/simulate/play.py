@@ -1,8 +1,9 @@
 """One run from names: policy, setting, what it knows of lengths."""
 
 from slo_opt.domain.instance import Instance
+from slo_opt.policies.catalogue import Setting
 from slo_opt.policies.lengths import make_lengths
-from slo_opt.policies.registry import PolicyContext, Setting, make_policy, prepare
+from slo_opt.policies.registry import PolicyContext, make_policy, prepare
 from slo_opt.simulate.run import Run
 from slo_opt.simulate.simulator import SimulationOptions, simulate
 

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from slo_opt.domain.engine import EngineModel
 from slo_opt.domain.instance import Instance
+from slo_opt.policies.catalogue import Setting
 from slo_opt.policies.lengths import make_lengths
-from slo_opt.policies.registry import Setting, prepare
+from slo_opt.policies.registry import prepare
 from slo_opt.routing.interface import Role
 from slo_opt.routing.registry import RoutingContext, make_router, prepare_routers
 from slo_opt.simulate.fleet import simulate_fleet
