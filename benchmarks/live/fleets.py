@@ -1,0 +1,224 @@
+"""Fleets of two vLLM servers behind one address, and their traffic: code completion in bursts, long prompts of agents.
+
+The limits are those of `workload.MIX`. While a replica works at a long prompt, a burst of short ones that is sent there
+has to wait: two kinds of request that a router should keep apart as far as there is room.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from slo_opt.domain.errors import InvalidInputError
+from slo_opt.domain.request import Request, Stage
+from slo_opt.replay.slo_fields import SloFields
+from slo_opt.traces.generate import generate
+from slo_opt.traces.trace import Trace
+from slo_opt.traces.transforms import merge
+
+sys.path.insert(0, str(Path(__file__).parent))
+from servers import CONFIG, KV_CACHE_MIB, ROOT, SLO_OPT, Contender, Running, running
+from workload import ENGINE, MIX, Traffic
+
+sys.path.insert(0, str(ROOT / "tests" / "engine_bridge"))
+from live_server import LiveServer, ServerDiedError
+
+REPLICAS = 2
+START_S, END_S = 300.0, 90.0
+# The same prompts serve every contender, so nothing of them may stay behind in a replica.
+NO_PREFIX_CACHE = "--no-enable-prefix-caching"
+_CODE, _, _AGENT = MIX
+FLEET_MIX = (
+    Traffic(_CODE.slo, "humaneval", "gamma:2", 4.0),
+    Traffic(_AGENT.slo, "azure-code", "poisson", 0.75),
+)
+
+
+def fleet_trace(load: float, duration_s: float, seed: int) -> Trace:
+    """Draw a trace.
+
+    Parameters
+    ----------
+    load : float
+        Factor on the rates.
+    duration_s : float
+        Of the arrivals.
+    seed : int
+        Equal arguments give equal traces.
+    """
+    parts = []
+    for kind in FLEET_MIX:
+        name = kind.slo.name
+        with suppress(InvalidInputError):  # at a light load nobody of a rare kind may come
+            drawn = generate(
+                kind.profile,
+                rate=kind.rate * load,
+                duration_s=duration_s,
+                seed=seed,
+                engine=ENGINE,
+                arrivals=kind.arrivals,
+                name=name,
+            )
+            requests = tuple(
+                Request(
+                    request.id,
+                    request.arrival_s,
+                    (Stage(request.stages[0].prompt_tokens, request.stages[0].output_tokens, name),),
+                )
+                for request in drawn.requests
+            )
+            parts.append(replace(drawn, requests=requests, slo_classes={name: kind.slo}))
+    return merge("live-fleet", parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet(Running):
+    """Replicas behind one address.
+
+    Parameters
+    ----------
+    contender : Contender
+        Who routes.
+    server : LiveServer
+        Where requests go.
+    replicas : tuple of Running
+        Who serves them; none where they cannot be reached by themselves, as in Ray.
+    """
+
+    replicas: tuple[Running, ...] = ()
+
+    def counters(self) -> dict[str, float]:
+        """Sums over the replicas."""
+        sums: Counter[str] = Counter({"vllm:num_requests_running": 0.0, "vllm:num_requests_waiting": 0.0})
+        for replica in self.replicas:
+            sums.update(replica.counters())
+        return dict(sums)
+
+
+def routing(policy: str) -> Contender:
+    """A fleet under a routing policy."""
+    return Contender(policy, ("--policy", policy), slo_fields=SloFields.XARGS, ours=True)
+
+
+@contextmanager
+def replicas(
+    folder: Path, python: str, scheduler: Contender = SLO_OPT, configs: Sequence[Path] = (CONFIG,) * REPLICAS
+) -> Iterator[tuple[Running, ...]]:
+    """Servers with logs of their own, one for each configuration.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the model and the logs.
+    python : str
+        Interpreter that has vLLM.
+    scheduler : Contender
+        Who plans the batches of all.
+    configs : sequence of Path
+        Of slo-opt.
+    """
+    with ExitStack() as stack:
+        found: list[Running] = []
+        for number, config in enumerate(configs):
+            named = replace(
+                scheduler,
+                name=f"replica {number} of {scheduler.name}",
+                arguments=(*scheduler.arguments, NO_PREFIX_CACHE),
+            )
+            found += stack.enter_context(running([named], folder, python, config=config))
+        yield tuple(found)
+
+
+@contextmanager
+def routers(
+    policies: Sequence[str], behind: Sequence[Running], folder: Path, engine: Path | None = None
+) -> Iterator[list[Fleet]]:
+    """A `slo-opt route` for each policy, all in front of the same replicas."""
+    with ExitStack() as stack:
+        fleets = []
+        for policy in policies:
+            contender = routing(policy)
+            command = [sys.executable, "-m", "slo_opt.cli.main", "route", "--port", "0", "--config", str(CONFIG)]
+            command += contender.arguments
+            command += [] if engine is None else ["--engine", str(engine)]
+            for replica in behind:
+                command += ["--replica", replica.server.url]
+            server = stack.enter_context(_address(command, folder / f"route-{policy}.log"))
+            fleets.append(Fleet(contender, server, tuple(behind)))
+        yield fleets
+
+
+@contextmanager
+def ray_fleets(policies: Sequence[str], folder: Path, python: str, engine: Path) -> Iterator[list[Fleet]]:
+    """A `slo-opt ray` for each policy, with replicas of its own.
+
+    Parameters
+    ----------
+    policies : sequence of str
+        Each by name.
+    folder : Path
+        Of the logs.
+    python : str
+        Interpreter that has Ray Serve and vLLM.
+    engine : Path
+        What the policies predict with.
+    """
+    vllm = {
+        "kv_cache_memory_bytes": KV_CACHE_MIB << 20,
+        "block_size": 32,
+        "enforce_eager": "true",
+        "enable_prefix_caching": "false",
+    }
+    with ExitStack() as stack:
+        fleets = []
+        for policy in policies:
+            contender = routing(policy)
+            command = [python, "-m", "slo_opt.cli.main", "ray", "--port", str(_free_port()), "--config", str(CONFIG)]
+            command += ["--replicas", str(REPLICAS), "--engine", str(engine), *contender.arguments]
+            for name, value in vllm.items():
+                command += ["--vllm", f"{name}={value}"]
+            fleets.append(Fleet(contender, stack.enter_context(_address(command, folder / f"ray-{policy}.log"))))
+        yield fleets
+
+
+@contextmanager
+def _address(command: Sequence[str], log: Path) -> Iterator[LiveServer]:
+    """Run a command that prints its address once it is ready, until the block ends."""
+    told = log.with_suffix(".url")
+    with log.open("wb") as errors, told.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=errors,
+            env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
+        )
+    try:
+        end_s = time.monotonic() + START_S
+        while not (url := told.read_text().strip()):
+            if process.poll() is not None or time.monotonic() > end_s:
+                raise ServerDiedError(f"{' '.join(command)}: not ready\n{log.read_text(errors='replace')[-4000:]}")
+            time.sleep(0.2)
+        print(f"{log.stem}: {url}", file=sys.stderr, flush=True)
+        yield LiveServer(url, process.pid, log, process)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
