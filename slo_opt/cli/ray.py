@@ -56,12 +56,13 @@ def ray(
     import logging
     import os
     import sys
+    from dataclasses import replace
     from tempfile import TemporaryDirectory
 
     from slo_opt.cli.route import engine_for
     from slo_opt.cli.simulate import parse_setting
     from slo_opt.engine_bridge.config import ENVIRONMENT_VARIABLE
-    from slo_opt.engine_bridge.ray_serve.launch import require_ray, serve_fleet
+    from slo_opt.engine_bridge.ray_serve.launch import LOCAL, require_ray, serve_fleet
     from slo_opt.engine_bridge.ray_serve.plan import ServePlan
     from slo_opt.routing.registry import prepare_routers
 
@@ -95,8 +96,12 @@ def ray(
     if host not in ("127.0.0.1", "::1", "localhost"):
         log.warning("slo-opt: %s is open to others, without encryption or keys", host)
     log.info("slo-opt: %d replicas of %s start; this takes a minute or more", replicas, plan.name)
-    with TemporaryDirectory(prefix="slo-opt-model-") as folder:
-        serve_fleet(_with_small_model(plan, Path(folder)) if model == _SMALL else plan, address, host, port, typer.echo)
+    with TemporaryDirectory(prefix="slo-opt-ray-", ignore_cleanup_errors=True) as folder:
+        if address == LOCAL:
+            plan = replace(plan, scratch=folder)
+        if model == _SMALL:
+            plan = _with_small_model(plan, Path(folder, _SMALL))
+        serve_fleet(plan, address, host, port, typer.echo)
 
 
 def _absolute(text: str) -> str:
