@@ -170,8 +170,10 @@ def ray_fleets(policies: Sequence[str], folder: Path, python: str, engine: Path)
     engine : Path
         What the policies predict with.
     """
-    vllm = {
+    vllm = {  # as the servers of the other parts have it
         "kv_cache_memory_bytes": KV_CACHE_MIB << 20,
+        "max_num_batched_tokens": ENGINE.max_num_batched_tokens,
+        "max_num_seqs": ENGINE.max_num_seqs,
         "block_size": 32,
         "enforce_eager": "true",
         "enable_prefix_caching": "false",
