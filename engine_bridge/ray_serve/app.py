@@ -78,6 +78,7 @@ class SloIngress(OpenAiIngress):  # type: ignore[misc]
                     self._desk.take_back(id, time.monotonic())
                     if meter.begun and getattr(body, "stream", False):
                         yield _broken_off()
+                        return
                     if meter.begun or not tries_left:
                         raise
         finally:

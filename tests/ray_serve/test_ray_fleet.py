@@ -1,4 +1,4 @@
-"""Two vLLM replicas behind Ray Serve, started by `slo-opt ray` as a user would. Needs Ray and vLLM; takes minutes."""
+"""vLLM replicas behind Ray Serve, started by `slo-opt ray` as a user would. Needs Ray and vLLM; takes minutes."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import pytest
@@ -33,34 +35,67 @@ def free_port():
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory):
+    """One replica, and a second one as soon as slo-opt's signal asks for it. It must leave no process and no file."""
     folder = tmp_path_factory.mktemp("fleet")
     log = folder / "fleet.log"
-    command = [sys.executable, "-m", "slo_opt.cli.main", "ray", "--port", str(free_port()), "--replicas", "2"]
+    command = [sys.executable, "-m", "slo_opt.cli.main", "ray", "--port", str(free_port()), "--replicas", "1"]
+    command += ["--max-replicas", "2", "--upscale-delay", "0", "--downscale-delay", "100000"]
     command += ["--engine", str(ROOT / "examples/small-llama-cpu.json"), "--config", str(ROOT / "examples/live.toml")]
     answer = folder / "url.txt"
-    with log.open("w") as sink, answer.open("w") as told:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=told,
-            stderr=sink,
-            env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
-        )
-    try:
-        end_s = time.monotonic() + START_S
-        while not (url := answer.read_text().strip()):
-            assert process.poll() is None, log.read_text()[-4000:]
-            assert time.monotonic() < end_s, log.read_text()[-4000:]
-            time.sleep(0.5)
-        yield Fleet(url, process.pid)
-    finally:
-        process.send_signal(signal.SIGTERM)
+    with TemporaryDirectory() as scratch:  # a short path: sockets are made in it
+        environment = {
+            **os.environ,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+            "RAY_TMPDIR": os.environ.get("RAY_TMPDIR", "/tmp"),  # its logs stay
+            "TMPDIR": scratch,
+        }
+        with log.open("w") as sink, answer.open("w") as told:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=told, stderr=sink, env=environment)
         try:
-            process.wait(120)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    assert process.returncode == 0, log.read_text()[-4000:]
+            end_s = time.monotonic() + START_S
+            while not (url := answer.read_text().strip()):
+                assert process.poll() is None, log.read_text()[-4000:]
+                assert time.monotonic() < end_s, log.read_text()[-4000:]
+                time.sleep(0.5)
+            yield Fleet(url, process.pid)
+            started = descendants(process.pid)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(120)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        assert process.returncode == 0, log.read_text()[-4000:]
+        eventually(lambda: not [pid for pid, birth in started.items() if birth_of(pid) == birth], "all have ended")
+        left = {path.name for path in Path(scratch).iterdir()}
+        assert {name for name in left if not name.startswith("torchinductor_")} == set()  # PyTorch's cache
+
+
+def eventually(holds, what):
+    """Wait until it does."""
+    end_s = time.monotonic() + START_S
+    while not holds():
+        assert time.monotonic() < end_s, what
+        time.sleep(0.2)
+
+
+def birth_of(pid):
+    """Start time of a process, which tells it from later ones of its number; None where it has ended."""
+    with suppress(OSError):
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+        return None if state == "Z" else fields[18]
+
+
+def descendants(pid):
+    """Processes below one, with their births."""
+    found = [pid]
+    for parent in found:
+        with suppress(OSError):
+            for task in Path(f"/proc/{parent}/task").iterdir():
+                found += [int(child) for child in (task / "children").read_text().split()]
+    return {child: birth_of(child) for child in found[1:]}
 
 
 class Fleet(NamedTuple):
@@ -70,15 +105,18 @@ class Fleet(NamedTuple):
     pid: int
 
     def replicas(self):
-        """Process ids of the replicas, found below the process that started them all."""
-        found, replicas = [self.pid], []
-        for pid in found:
+        """Process ids of the replicas that serve; Ray writes into the name of a process what it does."""
+        found = []
+        for pid in descendants(self.pid):
             with suppress(OSError):
-                for task in Path(f"/proc/{pid}/task").iterdir():
-                    found += [int(child) for child in (task / "children").read_text().split()]
-                if b"ServeReplica:slo-opt:SloServer" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                    replicas.append(pid)
-        return replicas
+                name = Path(f"/proc/{pid}/cmdline").read_bytes()
+                if (
+                    b"ServeReplica:slo-opt:SloServer" in name
+                    and b".__init__" not in name
+                    and b".initialize" not in name
+                ):
+                    found.append(pid)
+        return found
 
 
 def post(fleet, path="/v1/completions", headers=None, **body):
@@ -92,6 +130,17 @@ def post(fleet, path="/v1/completions", headers=None, **body):
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
+
+
+def test_what_cannot_be_promised_asks_for_another_replica(fleet):
+    """Requests come one by one: nothing but slo-opt's own signal tells Ray that one replica is not enough."""
+    assert len(fleet.replicas()) == 1
+
+    def declined():
+        assert post(fleet, prompt=[5, 6, 7], vllm_xargs={"slo_ttft_ms": 1, "slo_tpot_ms": 1})[0] == 200
+        return len(fleet.replicas()) == 2
+
+    eventually(declined, "a second replica")
 
 
 def test_a_stream_passes_token_by_token(fleet):
@@ -137,8 +186,8 @@ def test_many_at_once_are_all_answered_in_full(fleet):
 
 def test_a_replica_that_dies_costs_no_request_that_had_not_begun(fleet):
     """Whole answers begin at their end: all of them come, from the other replica."""
-    first, _ = replicas = fleet.replicas()
-    assert len(replicas) == 2
+    eventually(lambda: len(fleet.replicas()) == 2, "two replicas")
+    first, _ = fleet.replicas()
     with ThreadPoolExecutor(16) as pool:
         answers = [
             pool.submit(post, fleet, prompt=list(range(3, 400 + k)), max_tokens=40, vllm_xargs={"slo_class": "chat"})
@@ -149,3 +198,30 @@ def test_a_replica_that_dies_costs_no_request_that_had_not_begun(fleet):
         found = [answer.result() for answer in answers]
     assert [status for status, _ in found] == [200] * 16, [text[:300] for status, text in found if status != 200]
     assert [json.loads(text)["usage"]["completion_tokens"] for _, text in found] == [40] * 16
+
+
+def test_streams_that_had_begun_end_with_an_error_and_later_requests_wait_for_the_next_replica(fleet):
+    begun = threading.Semaphore(0)
+
+    def stream():
+        body = {"model": "small", "prompt": [5, 6, 7], "max_tokens": 4000, "ignore_eos": True, "stream": True}
+        request = urllib.request.Request(
+            fleet.url + "/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=600) as answer:
+            lines = [answer.readline()]
+            begun.release()
+            return lines + list(answer)
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(stream) for _ in range(4)]
+        for _ in answers:
+            assert begun.acquire(timeout=600)
+        for pid in fleet.replicas():
+            os.kill(pid, signal.SIGKILL)
+        for answer in answers:
+            *_, last, done = re.findall(rb"^data: (.*)$", b"".join(answer.result()), re.MULTILINE)
+            assert (json.loads(last)["error"]["code"], done) == (502, b"[DONE]")
+    status, text = post(fleet, prompt=[5, 6, 7])
+    assert (status, json.loads(text)["usage"]["completion_tokens"]) == (200, 6)
+    eventually(lambda: len(fleet.replicas()) == 2, "Ray has started both again")
