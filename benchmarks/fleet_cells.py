@@ -1,5 +1,6 @@
 """One cell of a fleet benchmark: the capacity of a router, a policy and a number of replicas on one workload."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from slo_opt.analysis.solve import sharpened
+from slo_opt.domain.engine import EngineModel
 from slo_opt.domain.fingerprint import engine_hash
 from slo_opt.simulate.bracket import highest_passing
 from slo_opt.simulate.capacity import CapacityOptions
@@ -25,51 +27,46 @@ from slo_opt.traces.trace import Trace
 from slo_opt.traces.transforms import scale
 
 INVERSION = "mix-inversion"  # in the middle third of the requests, as many have a TPOT of 20 ms as had one of 100
-_BASE_RATE = 100.0
 
 
 @dataclass(frozen=True, slots=True)
 class PolyServeWorkload(Workload):
-    """PolyServe's mix of SLOs under Poisson arrivals: the same requests at every rate.
+    """PolyServe's mix of SLOs under Poisson arrivals: at a lower rate the first of the requests of a higher one.
 
     Parameters
     ----------
-    num_requests : int
-        How many.
     inverted : bool
         Whether the shares of the TPOTs are turned round for the middle third.
     """
 
-    num_requests: int = 6000
     inverted: bool = False
-
-    @property
-    def windowed(self) -> bool:
-        """The same requests at every rate."""
-        return True
 
     def trace(self) -> Trace:
         """The requests at the rate."""
-        whole = _drawn(self.engine.name, self.engine, self.num_requests, self.inverted, self.seed)
-        rate = len(whole.requests) / whole.requests[-1].arrival_s
-        return replace(whole, requests=scale(whole.requests, self.rate / rate))
+        count = max(3, round(self.rate * self.duration_s))
+        size = 4 ** math.ceil(math.log(count, 4))
+        straight = _drawn(self.engine, size, self.seed, turned=False)
+        requests = list(straight.requests[:count])
+        if self.inverted:
+            middle = slice(count // 3, 2 * count // 3)
+            requests[middle] = _drawn(self.engine, size, self.seed, turned=True).requests[middle]
+        drawn_rate = count / straight.requests[count].arrival_s
+        name = INVERSION if self.inverted else "poisson"
+        return replace(straight, name=name, requests=scale(requests, self.rate / drawn_rate))
 
 
 @lru_cache(maxsize=4)
-def _drawn(_: str, engine: Any, num_requests: int, inverted: bool, seed: int) -> Trace:
-    duration_s = num_requests / _BASE_RATE
-    trace = generate("polyserve", rate=_BASE_RATE, duration_s=duration_s, seed=seed, engine=engine, arrivals="poisson")
-    if not inverted:
+def _drawn(engine: EngineModel, size: int, seed: int, turned: bool) -> Trace:
+    """More than so many requests; `turned`: the same ones with the shares of their TPOTs turned round."""
+    trace = generate("polyserve", rate=2.0 * size, duration_s=1.0, seed=seed, engine=engine, arrivals="poisson")
+    if not turned:
         return trace
-    third = duration_s / 3
+    stages = [request.stages[0] for request in trace.requests]
     rows = [
-        Row(r.id, r.arrival_s, r.stages[0].prompt_tokens, r.stages[0].output_tokens, line=k)
-        for k, r in enumerate(trace.requests)
+        Row(request.id, request.arrival_s, stage.prompt_tokens, stage.output_tokens, line=line)
+        for line, (request, stage) in enumerate(zip(trace.requests, stages, strict=True))
     ]
-    there = [third <= row.arrival_s < 2 * third for row in rows]
-    raw = RawTrace("polyserve", INVERSION, tuple(row for row, inside in zip(rows, there, strict=True) if inside), {})
-    turned = {r.id: r for r in apply_scenario(raw, _turned_round(), engine, seed).requests}
-    return replace(trace, name=INVERSION, requests=tuple(turned.get(r.id, r) for r in trace.requests))
+    return apply_scenario(RawTrace("polyserve", INVERSION, tuple(rows), {}), _turned_round(), engine, seed)
 
 
 def _turned_round() -> Scenario:
@@ -94,9 +91,7 @@ def workload_of(inputs: Mapping[str, Any], data_dir: str | None) -> Workload:
     engine = engine_from(inputs["engine"])
     if inputs["workload"] in ("poisson", INVERSION):
         inverted = inputs["workload"] == INVERSION
-        return PolyServeWorkload(
-            "polyserve", engine, 1.0, seed=inputs["seed"], num_requests=inputs["requests"], inverted=inverted
-        )
+        return PolyServeWorkload("polyserve", engine, 1.0, inputs["duration_s"], inputs["seed"], inverted=inverted)
     folder = None if data_dir is None else Path(data_dir)
     return Workload(inputs["workload"], engine, 1.0, inputs["duration_s"], inputs["seed"], folder)
 
@@ -110,7 +105,6 @@ def cell(
     *,
     splits: Sequence[tuple[int, int]] = (),
     router_setting: Mapping[str, Any] | None = None,
-    requests: int = 6000,
     duration_s: float = 300.0,
     seed: int = 0,
     data_dir: Path | None = None,
@@ -125,7 +119,6 @@ def cell(
         "policy": policy,
         "num_replicas": num_replicas,
         "splits": [list(split) for split in splits],
-        "requests": requests,
         "duration_s": duration_s,
         "seed": seed,
     }
@@ -161,15 +154,14 @@ def cell_unit(inputs: Mapping[str, Any], data_dir: str | None) -> dict[str, Any]
     }
 
 
-def bound_cell(workload: str, engine: str, num_replicas: int, *, requests: int, seed: int, limit_s: float) -> Task:
+def bound_cell(workload: str, engine: str, num_replicas: int, *, duration_s: float, seed: int, limit_s: float) -> Task:
     """The task that proves how much any scheduler can sustain."""
     inputs = {
         "workload": workload,
         "engine": engine,
         "engine_hash": engine_hash(engine_from(engine)),
         "num_replicas": num_replicas,
-        "requests": requests,
-        "duration_s": 300.0,
+        "duration_s": duration_s,
         "seed": seed,
         "limit_s": limit_s,
     }

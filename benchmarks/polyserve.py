@@ -51,7 +51,7 @@ def splits_of(num_replicas: int) -> list[tuple[int, int]]:
 def cells_of(options: argparse.Namespace) -> dict[tuple[str, ...], Task]:
     """Every cell by what it is: (load, shape, router, policy) or (load, "bound") or (load, "without", switch)."""
     found: dict[tuple[str, ...], Task] = {}
-    common = {"requests": options.requests, "seed": options.seed}
+    common = {"duration_s": options.duration, "seed": options.seed}
     for load in LOADS:
         for router, policy in CONTENDERS:
             for shape in options.shapes:
@@ -75,9 +75,9 @@ def table(document: Row) -> str:
     """Markdown."""
     bounds = document["bounds"]
     lines = [
-        f"Requests/s of {document['replicas']} x {document['engine']} at 90 % attainment, {document['requests']} "
-        f"requests, seed {document['seed']}, learned lengths; in brackets the share of the rate at which it is proved "
-        "that nobody attains 90 %.",
+        f"Requests/s of {document['replicas']} x {document['engine']} at 90 % attainment, "
+        f"{document['duration_s']:g} s of arrivals, seed {document['seed']}, learned lengths; in brackets the share of "
+        "the rate at which it is proved that nobody attains 90 %.",
         "",
         f"| router + policy | {' | '.join(f'{load}, {shape}' for load in LOADS for shape in document['shapes'])} |",
         f"|---|{'---|' * (len(LOADS) * len(document['shapes']))}",
@@ -101,7 +101,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", default="llama-3-8b-h100")
     parser.add_argument("--replicas", type=int, default=20)
-    parser.add_argument("--requests", type=int, default=6000)
+    parser.add_argument("--duration", type=float, default=20.0, help="seconds in which requests arrive")
     parser.add_argument("--shapes", default="together,apart", help="together, apart")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-ablation", dest="ablation", action="store_false")
@@ -119,7 +119,7 @@ def main() -> int:
     document: Row = {
         "engine": options.engine,
         "replicas": options.replicas,
-        "requests": options.requests,
+        "duration_s": options.duration,
         "seed": options.seed,
         "score_rule": "dslo",
         "target": 0.9,

@@ -60,9 +60,6 @@ class MarginalCost:
         How much dearer the last bit of a resource is than the first, as the logarithm.
     backlog_s : float
         Time over which the prompts that wait are spread.
-    own : float
-        Weight of the time that the request itself has until its next token is due, priced like a resource; 0 leaves it
-        out.
 
     References
     ----------
@@ -70,14 +67,13 @@ class MarginalCost:
     exponential costs).
     """
 
-    def __init__(self, forecast: Forecast, steepness: float, backlog_s: float, own: float) -> None:
+    def __init__(self, forecast: Forecast, steepness: float, backlog_s: float) -> None:
         self._forecast = forecast
         self._steepness = steepness
-        self._own = own
         self._backlog_s = max(backlog_s, 1e-3)
         self._present = PerVersion[tuple[_Demand, float]](self._sum_up)
 
-    def of(self, job: Job, view: ReplicaView, now_s: float) -> float:
+    def of(self, job: Job, view: ReplicaView) -> float:
         """The rise.
 
         Parameters
@@ -86,8 +82,6 @@ class MarginalCost:
             Not yet in the view.
         view : ReplicaView
             The replica.
-        now_s : float
-            The moment.
         """
         present, before = self._present(view)
         more = _demand([job], view)
@@ -100,12 +94,7 @@ class MarginalCost:
             present.prompt_tokens + more.prompt_tokens,
             present.pairs_s + more.pairs_s,
         )
-        return self._price(after, view, self._forecast.tightest_s(job, view)) - before + self._urgency(job, view, now_s)
-
-    def _urgency(self, job: Job, view: ReplicaView, now_s: float) -> float:
-        """What its own time costs: as a resource that it takes all of if it is just on time."""
-        share = self._forecast.next_token_s(job, view, now_s) / max(job.due_s - now_s, 1e-6)
-        return self._own * (_exponential(self._steepness * min(share, 1e6)) - 1)
+        return self._price(after, view, self._forecast.tightest_s(job, view)) - before
 
     def _sum_up(self, view: ReplicaView) -> tuple[_Demand, float]:
         """Demand of the members, and what they cost."""

@@ -29,8 +29,6 @@ class SloOptRouter:
         See `MarginalCost`.
     backlog_s : float
         See `MarginalCost`.
-    own : float
-        See `MarginalCost`.
     tries_replicas : int
         How many are asked, the cheapest first.
     plan : bool
@@ -51,9 +49,8 @@ class SloOptRouter:
     def __init__(
         self,
         context: RoutingContext,
-        steepness: float = 6.0,
-        backlog_s: float = 1.0,
-        own: float = 1.0,
+        steepness: float = 3.0,
+        backlog_s: float = 3.0,
         tries_replicas: int = 4,
         plan: bool = True,
         hold: bool = True,
@@ -62,7 +59,7 @@ class SloOptRouter:
         self._lengths = context.lengths
         self._forecast = Forecast(context.lengths)
         self._admission = ReplicaAdmission(context.lengths, "growth", self._forecast)
-        self._cost = MarginalCost(self._forecast, steepness, backlog_s, own)
+        self._cost = MarginalCost(self._forecast, steepness, backlog_s)
         self._tries = max(1, tries_replicas)
         self._plan = plan
         self._hold = hold
@@ -73,7 +70,7 @@ class SloOptRouter:
         latest_s = latest_start_s(job, replicas)
         if job.standing is Standing.BEST_EFFORT or latest_s < now_s:
             return Placement(fewest_requests(replicas).id, best_effort=True)
-        costs = {view.id: self._cost.of(job, view, now_s) for view in replicas}
+        costs = {view.id: self._cost.of(job, view) for view in replicas}
         order = sorted(replicas, key=lambda view: costs[view.id])
         takes = self._admission.accepts if self._plan else self._forecast.attainable
         for view in order[: self._tries]:

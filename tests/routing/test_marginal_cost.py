@@ -14,8 +14,8 @@ from slo_opt.routing.interface import ReplicaView, Role
 from slo_opt.routing.marginal_cost import MarginalCost
 
 
-def cost(job: Job, one: ReplicaView, *, now_s: float = 0.0, own: float = 0.0) -> float:
-    return MarginalCost(Forecast(NoLengths()), 6.0, 1.0, own).of(job, one, now_s)
+def cost(job: Job, one: ReplicaView) -> float:
+    return MarginalCost(Forecast(NoLengths()), 6.0, 1.0).of(job, one)
 
 
 @settings(max_examples=150, deadline=None)
@@ -56,13 +56,3 @@ def test_a_replica_that_only_prefills_knows_no_tiers():
 def test_a_decode_costs_no_prefill():
     # Engine time: a token and its step; the prompt of 160 tokens would add 0.16 s.
     assert cost(arriving(decode("j", tokens=160)), view("a")) < cost(prompt("j", 161), view("a"))
-
-
-def test_its_own_time_is_dear_where_little_is_left():
-    # Alone it takes 0.03 s; the batch under way goes on for 0.05 s.
-    soon, late = view("soon", decodes(1)), view("late", decodes(1), batch_ends_s=0.05)
-    job = prompt("j", 20, due_s=0.1)
-    assert cost(job, soon) == cost(job, late)
-    assert cost(job, soon, own=1.0) < cost(job, late, own=1.0) < cost(job, late, own=2.0)
-    assert cost(job, soon, own=1.0) < cost(job, soon, own=1.0, now_s=0.01)
-    assert cost(prompt("j", 20, due_s=50.0), late, own=1.0) < cost(job, late, own=1.0)
