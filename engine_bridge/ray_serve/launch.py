@@ -117,6 +117,8 @@ def _connect(plan: ServePlan, address: str) -> None:
             )
         else:
             ray.init(address=address, **quiet)
+    except SystemExit:  # its handler of signals, which is in the place of ours by now
+        raise _Stop from None
     except Exception as error:  # Ray raises it bare where a node is not up within 30 s
         what = (
             "started here, is the machine busy?" if address == LOCAL else "reached; expected local, auto or HOST:PORT"

@@ -56,7 +56,9 @@ def ray(
     import logging
     import os
     import sys
+    from contextlib import redirect_stdout
     from dataclasses import replace
+    from functools import partial
     from tempfile import TemporaryDirectory
 
     from slo_opt.cli.route import engine_for
@@ -96,12 +98,14 @@ def ray(
     if host not in ("127.0.0.1", "::1", "localhost"):
         log.warning("slo-opt: %s is open to others, without encryption or keys", host)
     log.info("slo-opt: %d replicas of %s start; this takes a minute or more", replicas, plan.name)
-    with TemporaryDirectory(prefix="slo-opt-ray-", ignore_cleanup_errors=True) as folder:
+    answers = sys.stdout
+    # Ray's own words go to stderr: scripts read the address.
+    with redirect_stdout(sys.stderr), TemporaryDirectory(prefix="slo-opt-ray-", ignore_cleanup_errors=True) as folder:
         if address == LOCAL:
             plan = replace(plan, scratch=folder)
         if model == _SMALL:
             plan = _with_small_model(plan, Path(folder, _SMALL))
-        serve_fleet(plan, address, host, port, typer.echo)
+        serve_fleet(plan, address, host, port, partial(typer.echo, file=answers))
 
 
 def _absolute(text: str) -> str:

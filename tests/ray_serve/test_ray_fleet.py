@@ -33,14 +33,21 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def command_with(*options):
+    """As the documentation starts it, on a free port."""
+    command = [sys.executable, "-m", "slo_opt.cli.main", "ray", "--port", str(free_port()), *options]
+    command += ["--engine", str(ROOT / "examples/small-llama-cpu.json")]
+    return [*command, "--config", str(ROOT / "examples/live.toml")]
+
+
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory):
     """One replica, and a second one as soon as slo-opt's signal asks for it. It must leave no process and no file."""
     folder = tmp_path_factory.mktemp("fleet")
     log = folder / "fleet.log"
-    command = [sys.executable, "-m", "slo_opt.cli.main", "ray", "--port", str(free_port()), "--replicas", "1"]
-    command += ["--max-replicas", "2", "--upscale-delay", "0", "--downscale-delay", "100000"]
-    command += ["--engine", str(ROOT / "examples/small-llama-cpu.json"), "--config", str(ROOT / "examples/live.toml")]
+    command = command_with(
+        "--replicas", "1", "--max-replicas", "2", "--upscale-delay", "0", "--downscale-delay", "100000"
+    )
     answer = folder / "url.txt"
     with TemporaryDirectory() as scratch:  # a short path: sockets are made in it
         environment = {
@@ -96,6 +103,13 @@ def descendants(pid):
             for task in Path(f"/proc/{parent}/task").iterdir():
                 found += [int(child) for child in (task / "children").read_text().split()]
     return {child: birth_of(child) for child in found[1:]}
+
+
+def name_of(pid):
+    """What a process calls itself; empty where it has ended."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    return ""
 
 
 class Fleet(NamedTuple):
@@ -225,3 +239,22 @@ def test_streams_that_had_begun_end_with_an_error_and_later_requests_wait_for_th
     status, text = post(fleet, prompt=[5, 6, 7])
     assert (status, json.loads(text)["usage"]["completion_tokens"]) == (200, 6)
     eventually(lambda: len(fleet.replicas()) == 2, "Ray has started both again")
+
+
+@pytest.mark.parametrize("started", ["gcs_server", "ServeReplica:slo-opt:SloServer"])
+def test_it_can_be_told_to_end_while_it_starts(started, tmp_path):
+    log = tmp_path / "fleet.log"
+    with log.open("w") as sink:
+        process = subprocess.Popen(
+            command_with("--policy", "round-robin"), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=sink
+        )
+    try:
+        eventually(lambda: any(started in name_of(pid) for pid in descendants(process.pid)), log.read_text())
+        below = descendants(process.pid)
+        process.send_signal(signal.SIGTERM)
+        told, _ = process.communicate(timeout=300)
+    finally:
+        process.kill()
+        process.wait()
+    assert (process.returncode, told) == (0, b""), log.read_text()
+    eventually(lambda: not [pid for pid, birth in below.items() if birth_of(pid) == birth], "all have ended")
