@@ -15,13 +15,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+from record import RESULTS, record
+
 from slo_opt.domain.engines import engine_named
 from slo_opt.policies.registry import POLICIES, PolicyEntry
 from slo_opt.simulate.capacity import CapacityOptions, find_capacity
 from slo_opt.simulate.simulator import SimulationOptions
 from slo_opt.simulate.workload import Workload
 
-RESULTS = Path(__file__).parent / "results"
 SCENARIOS = ("chatbot", "coder", "mixed", "reasoning")
 ENGINE = "llama-3-8b-a100"
 DRAFT_ENGINE, ACCEPTANCE = "opt-6.7b-a100-draft", 0.7
@@ -94,9 +95,7 @@ def main() -> int:
         }
         rows.append({"policy": policy, "engine": engine, "without": without, "setting": setting, "rates": rates})
         print(f"{time.perf_counter() - began_s:6.0f} s  {name}, {engine}", file=sys.stderr, flush=True)
-        RESULTS.mkdir(exist_ok=True)
-        kept.write_text(json.dumps(rows, indent=1) + "\n")
-        (RESULTS / "ablations.md").write_text(table(rows))
+        record("ablations", rows, table(rows))
     print(table(rows))
     return 0
 

@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from record import RESULTS, record
+
 from slo_opt.analysis.capacity import CapacityRequest, capacity_document
 from slo_opt.policies.registry import POLICIES
 from slo_opt.report.capacity import setting_text
@@ -22,7 +24,6 @@ from slo_opt.simulate.pool import Pool, Progress, run_tasks
 from slo_opt.simulate.results_file import ResultsFile
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 SCENARIOS = "chatbot,coder,summarizer,mixed,toolllm,reasoning"
 ENGINES = "opt-6.7b-a100,llama-3-8b-a100,llama-3-8b-h100"
 
@@ -107,10 +108,8 @@ def main() -> int:
     with ResultsFile(options.units) as results:
         run_tasks(request.tasks(), Pool(options.jobs, options.ray), results, progress)
         document = capacity_document(request, results.results)
+    record(options.name, document, table(document))
     if options.name:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{options.name}.json").write_text(json.dumps(document, indent=1) + "\n")
-        (RESULTS / f"{options.name}.md").write_text(table(document))
         draw_capacity(document, RESULTS / f"{options.name}.png")
     print(table(document))
     return 0

@@ -18,12 +18,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 from random_plans import best_value, random_plan
+from record import RESULTS, record
 
 from slo_opt.solvers.interface import SolverConfig, Termination
 from slo_opt.solvers.registry import ADMISSION_SOLVERS, admission_solver
 from slo_opt.solvers.versions import check_versions
 
-RESULTS = Path(__file__).parent / "results"
 BLOCK = 100
 LARGER_EVERY, LARGER_CANDIDATES = 10, 40  # every tenth plan is larger, without enumeration
 
@@ -121,8 +121,7 @@ def main() -> int:
     parser.add_argument("--fresh", action="store_true", help="forget the progress of a run that was stopped")
     chosen = parser.parse_args()
     state = run(chosen.plans, chosen.first_seed, chosen.solvers, chosen.fresh)
-    (RESULTS / "cross_check.json").write_text(json.dumps(state, indent=1) + "\n")
-    (RESULTS / "cross_check.md").write_text(table(state))
+    record("cross_check", state, table(state))
     print(table(state))
     return 1 if state["differences"] else 0
 

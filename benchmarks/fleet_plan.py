@@ -7,13 +7,13 @@ at most 1.10 times the bound. Writes fleet_plan.json and .md to benchmarks/resul
 """
 
 import argparse
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from capacity_table import timed_lines
+from record import RESULTS, record
 
 from slo_opt.analysis.fleet_plan import plan_document, run_plan
 from slo_opt.analysis.fleet_promise import Promise
@@ -27,7 +27,6 @@ from slo_opt.simulate.pool import Pool, run_tasks
 from slo_opt.simulate.results_file import ResultsFile
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 CURVE = "traces/servegen_m_large_rates_10min.csv.gz"
 PAIRS = "vllm-fcfs+round-robin,slos-serve+slos-serve,polyserve+polyserve,slo-opt+slo-opt"
 OURS = "slo-opt+slo-opt"
@@ -172,10 +171,8 @@ def main() -> int:
             run_plan(request, instance, results.results, run)
             documents[case.name] = plan_document(request, instance, results.results)
             print(table({case.name: documents[case.name]}), file=sys.stderr, flush=True)
+    record(options.name, documents, table(documents))
     if options.name:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{options.name}.json").write_text(json.dumps(documents, indent=1) + "\n")
-        (RESULTS / f"{options.name}.md").write_text(table(documents))
         for number, document in enumerate(document for document in documents.values() if document["over_time"]):
             draw_fleet(document, RESULTS / f"{options.name}-day-{number}.png")
     print(table(documents))

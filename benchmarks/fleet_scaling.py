@@ -8,20 +8,19 @@ run it again to go on. Writes benchmarks/results/fleet_scaling.json and .md.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from capacity_table import timed_lines
 from fleet_cells import cell
+from record import record
 
 from slo_opt.analysis.runs import software_versions
 from slo_opt.simulate.pool import Pool, run_tasks
 from slo_opt.simulate.results_file import ResultsFile
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 SYSTEMS = (
     ("round-robin", "slos-serve"),
     ("slos-serve", "slos-serve"),
@@ -102,10 +101,7 @@ def main() -> int:
                 "cells": cells,
             }
         )
-    if options.name:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{options.name}.json").write_text(json.dumps(document, indent=1) + "\n")
-        (RESULTS / f"{options.name}.md").write_text(table(document))
+    record(options.name, document, table(document))
     print(table(document))
     return 0
 

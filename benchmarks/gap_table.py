@@ -13,12 +13,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from record import RESULTS, record
+
 from slo_opt.analysis.solve import SolveReport, solve_instance
 from slo_opt.domain.engines import engine_named
 from slo_opt.solvers.interface import SolverConfig
 from slo_opt.traces.read import read_trace
 
-RESULTS = Path(__file__).parent / "results"
 METHODS = ("dp", "search", "highs")
 TRACES = {  # file, scenario, window of the papers
     "code": ("AzureLLMInferenceTrace_code.csv.gz", "coder", (1786.0, 2086.0)),
@@ -113,9 +114,7 @@ def main() -> int:
         rows += [row for row in before if row["trace"] != options.trace]
         rows.sort(key=lambda row: order[row["trace"], row["engine"], row["scale"]])
     if not options.only:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "gap_table.json").write_text(json.dumps(rows, indent=1) + "\n")
-        (RESULTS / "gap_table.md").write_text(table(rows))
+        record("gap_table", rows, table(rows))
     print(table(rows))
     return 0
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gap_table import NEAR_90, TRACES
+from record import record
 
 from slo_opt.analysis.solve import servable_value, sharpened
 from slo_opt.domain.engines import engine_named
@@ -21,7 +22,6 @@ from slo_opt.solvers.interface import SolverConfig
 from slo_opt.solvers.registry import schedule_solver
 from slo_opt.traces.read import read_trace
 
-RESULTS = Path(__file__).parent / "results"
 ENGINES = ("opt-6.7b-a100", "llama-3-8b-a100")
 GIB = 2**30
 
@@ -87,9 +87,7 @@ def main() -> int:
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             rows.append(json.loads(done.stdout))
             print(table(rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "hour_bound.json").write_text(json.dumps(rows, indent=1) + "\n")
-    (RESULTS / "hour_bound.md").write_text(table(rows))
+    record("hour_bound", rows, table(rows))
     print(table(rows))
     return 0
 

@@ -18,9 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from record import record
+
 HERE = Path(__file__).parent
 TESTS = HERE.parent / "tests" / "engine_bridge"
-RESULTS = HERE / "results"
 
 
 def run(program: str, source: Path | None, arguments: list[str]) -> Any:
@@ -76,9 +77,8 @@ def main() -> None:
     cost = run("steering_cost.py", None, [str(options.repeats)])
     releases.sort(key=lambda release: release["vllm"])
     said = {"steps": options.steps, "seed": options.seed, "releases": releases, "cost": cost}
-    (RESULTS / "plan_fidelity.json").write_text(json.dumps(said, indent=1) + "\n")
     text = tables(releases, cost)
-    (RESULTS / "plan_fidelity.md").write_text(text)
+    record("plan_fidelity", said, text)
     print(text)
     rows = [row for release in releases for row in release["runs"]]
     if any(row["deviations"] or row["leaked_blocks"] or row["wrong_requests"] for row in rows):

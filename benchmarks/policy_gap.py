@@ -8,7 +8,6 @@ benchmarks/results/policy_gap.json and .md, and a picture of each table.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,8 @@ from slo_opt.simulate.pool import Pool, run_tasks
 from slo_opt.simulate.results_file import ResultsFile
 
 sys.path.insert(0, str(Path(__file__).parent))
-from capacity_table import RESULTS, ROOT, SCENARIOS, forget, timed_lines
+from capacity_table import ROOT, SCENARIOS, forget, timed_lines
+from record import RESULTS, record
 
 LOADS = (0.6, 0.8, 1.0, 1.2, 1.4)
 
@@ -98,10 +98,8 @@ def main() -> int:
         ]
         run_tasks([task for request in requests for task in request.tasks()], pool, results, progress)
         documents = [gap_document(request, results.results) for request in requests]
+    record(options.name, documents, table(documents))
     if options.name:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{options.name}.json").write_text(json.dumps(documents, indent=1) + "\n")
-        (RESULTS / f"{options.name}.md").write_text(table(documents))
         for (scenario, engine), document in zip(
             [cell for cell in cells for _ in options.lengths.split(",")], documents, strict=True
         ):

@@ -10,13 +10,13 @@ Finished cells are kept in out/polyserve.jsonl: run it again to go on. Writes be
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from capacity_table import timed_lines
 from fleet_cells import INVERSION, bound_cell, cell
+from record import record
 
 from slo_opt.analysis.runs import software_versions
 from slo_opt.simulate.pool import Pool, run_tasks
@@ -24,7 +24,6 @@ from slo_opt.simulate.results_file import ResultsFile
 from slo_opt.simulate.tasks import Task
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 CONTENDERS = (
     ("round-robin", "sarathi"),
     ("join-shortest-queue", "sarathi"),
@@ -143,10 +142,7 @@ def main() -> int:
         },
         "cells": {"; ".join(key): value for key, value in found.items()},
     }
-    if options.name:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{options.name}.json").write_text(json.dumps(document, indent=1) + "\n")
-        (RESULTS / f"{options.name}.md").write_text(table(document))
+    record(options.name, document, table(document))
     print(table(document))
     return 0
 

@@ -8,13 +8,13 @@ benchmarks/results/sandwich.json and sandwich.md. Exit code 1 if there is an exc
 """
 
 import argparse
-import json
 import random
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
+
+from record import record
 
 from slo_opt.domain.evaluate import evaluate
 from slo_opt.domain.instance import Instance
@@ -24,7 +24,6 @@ from slo_opt.solvers.registry import schedule_solver
 from slo_opt.solvers.versions import check_versions
 from slo_opt.traces.small import small_instance
 
-RESULTS = Path(__file__).parent / "results"
 OTHERS = ("highs", "cvxpy", "dp", "search")
 TOLERANCE = 1e-6
 LIMIT_S = 120.0
@@ -125,10 +124,8 @@ def main() -> int:
             print(f"{len(rows)} instances", file=sys.stderr, flush=True)
     total = summary(rows, others)
     versions = {row.name: row.installed for row in check_versions()}
-    RESULTS.mkdir(exist_ok=True)
     report = {"summary": total, "first_seed": options.first_seed, "versions": versions, "rows": rows}
-    (RESULTS / "sandwich.json").write_text(json.dumps(report, indent=1) + "\n")
-    (RESULTS / "sandwich.md").write_text(table(total))
+    record("sandwich", report, table(total))
     print(table(total))
     return 1 if total["exceptions"] else 0
 

@@ -5,14 +5,14 @@
 Median wall time of 15 runs each, in turn. Writes benchmarks/results/start_up.json and .md.
 """
 
-import json
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-RESULTS = Path(__file__).parent / "results"
+from record import record
+
 SLO_OPT = str(Path(sys.executable).parent / "slo-opt")
 COMMANDS = {
     "python -c pass": [sys.executable, "-c", "pass"],
@@ -35,9 +35,7 @@ def main() -> None:
     bare = medians["python -c pass"]
     lines = ["| command | median s | times a bare interpreter |", "|---|---|---|"]
     lines += [f"| `{name}` | {median:.3f} | {median / bare:.1f} |" for name, median in medians.items()]
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "start_up.json").write_text(json.dumps({"runs": RUNS, "median_s": medians}, indent=1) + "\n")
-    (RESULTS / "start_up.md").write_text("\n".join(lines) + "\n")
+    record("start_up", {"runs": RUNS, "median_s": medians}, "\n".join(lines) + "\n")
     print("\n".join(lines))
 
 

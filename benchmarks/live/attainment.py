@@ -32,11 +32,12 @@ from slo_opt.solvers.registry import schedule_solver
 from slo_opt.traces.atomic import append_line
 from slo_opt.traces.engine_file import read_engine
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
+from record import RESULTS, record
 from servers import DEFAULT, ROOT, SLO_OPT, Contender, Running, Spread, measured, median, priority, running, static
 from workload import MIX, live_trace
 
-RESULTS = ROOT / "benchmarks" / "results"
 TARGET = 0.9
 BOUND_S = 20.0
 ATTEMPTS = 3  # a run in which the machine stalled the load generator is made again
@@ -424,10 +425,8 @@ def main() -> int:
     document = document_of(runs, measure(runs, best, options), options)
     text = table(document)
     draw(document, options.folder / "attainment.png")
+    record(options.name, document, text)
     if options.name:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{options.name}.json").write_text(json.dumps(document, indent=1) + "\n")
-        (RESULTS / f"{options.name}.md").write_text(text)
         draw(document, RESULTS / f"{options.name}.png")
     print(text)
     return 0

@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "benchmarks" / "results"
+sys.path.insert(0, str(ROOT / "benchmarks"))
 sys.path.insert(0, str(ROOT / "tests" / "engine_bridge"))
+from record import record
 
 RUNNING, WAITING = (10, 100, 500), (0, 100, 1000)
 ENGINE = "llama-3-8b-h100"
@@ -219,10 +220,7 @@ def main() -> int:
             for waiting in map(int, options.waiting.split(",")):
                 cells.append(cell(running, waiting, options.steps, Path(folder)))
                 print(json.dumps(cells[-1]), file=sys.stderr, flush=True)
-    if options.name:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{options.name}.json").write_text(json.dumps(cells, indent=1) + "\n")
-        (RESULTS / f"{options.name}.md").write_text(table(cells))
+    record(options.name, cells, table(cells))
     print(table(cells))
     return 0
 

@@ -27,13 +27,14 @@ from typing import Any
 
 import aiohttp
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
+from record import record
 from servers import CONFIG, KV_CACHE_MIB, MODEL_NAME, ROOT, SLO_OPT
 
 sys.path.insert(0, str(ROOT / "tests" / "engine_bridge"))
 from live_server import LiveServer, live_server
 
-RESULTS = ROOT / "benchmarks" / "results"
 FAULTS = ("killed and started again", "cut off for a while", "slowed down 5x")
 PROMPT_TOKENS, OUTPUT_TOKENS = 64, 32
 SLOW_CYCLE_S = 0.1
@@ -311,9 +312,7 @@ def main() -> int:
             print(rows[-1], file=sys.stderr, flush=True)
     print(table(rows))
     if not options.quick:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "live_router_faults.json").write_text(json.dumps(rows, indent=1) + "\n")
-        (RESULTS / "live_router_faults.md").write_text(table(rows))
+        record("live_router_faults", rows, table(rows))
     return int(
         any(row["outcomes"].get(name) for row in rows for name in ("lost without a token", "cut without a word"))
     )

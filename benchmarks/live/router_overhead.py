@@ -27,7 +27,9 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "benchmarks" / "results"
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from record import record
+
 CONFIG = ROOT / "examples" / "live.toml"
 ENGINE = "llama-3-8b-h100"
 RATE_RPS = 200.0
@@ -319,9 +321,7 @@ def main() -> None:
     }
     print(table(document))
     if not options.quick:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "live_router_overhead.json").write_text(json.dumps(document, indent=1) + "\n")
-        (RESULTS / "live_router_overhead.md").write_text(table(document))
+        record("live_router_overhead", document, table(document))
 
 
 if __name__ == "__main__":

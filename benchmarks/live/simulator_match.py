@@ -31,8 +31,10 @@ from slo_opt.simulate.metrics import run_metrics
 from slo_opt.simulate.simulator import SimulationOptions, simulate
 from slo_opt.traces.trace import Trace
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
-from attainment import RESULTS, Row, Runs, instance_of
+from attainment import Row, Runs, instance_of
+from record import record
 from servers import CONFIG, DEFAULT, ROOT, SLO_OPT, Running, measured, median, running
 from workload import live_trace
 
@@ -242,18 +244,15 @@ def main() -> int:
         options.folder, options.fit_loads = options.folder / "quick", (1.0,)
     options.loads = sorted(map(float, options.loads.split(",")))
     options.folder.mkdir(parents=True, exist_ok=True)
-    record = options.folder / "simulator_match.jsonl"
+    measured_runs = options.folder / "simulator_match.jsonl"
     if options.quick:
-        record.unlink(missing_ok=True)
-    runs = Runs(record)
+        measured_runs.unlink(missing_ok=True)
+    runs = Runs(measured_runs)
     fit = live(runs, options)
     prepare(POLICIES.values())
     rows = compare(runs, fit, options)
     text = table(rows, fit)
-    if options.name:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{options.name}.json").write_text(json.dumps({"fit": fit, "rows": rows}, indent=1) + "\n")
-        (RESULTS / f"{options.name}.md").write_text(text)
+    record(options.name, {"fit": fit, "rows": rows}, text)
     print(text)
     return 0
 

@@ -25,8 +25,9 @@ import numpy as np
 from slo_opt.domain.request import Request
 from slo_opt.traces.trace import Trace
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
-from attainment import RESULTS
+from record import RESULTS, record
 from servers import CONFIG, MODEL_NAME, ROOT, SLO_OPT, Running, running
 from workload import live_trace
 
@@ -285,10 +286,8 @@ def main() -> int:
     for line in soak.errors:
         print(line, file=sys.stderr)
     draw(document, options.folder / "soak.png")
+    record(options.name, document, table(document))
     if options.name:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{options.name}.json").write_text(json.dumps(document, indent=1) + "\n")
-        (RESULTS / f"{options.name}.md").write_text(table(document))
         draw(document, RESULTS / f"{options.name}.png")
     sound = not soak.errors and not document["left"] and document["kv_usage"] == 0 and document["alive"]
     return 0 if sound else 1
