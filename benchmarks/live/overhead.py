@@ -21,10 +21,11 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-sys.path.insert(0, str(ROOT / "tests" / "engine_bridge"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from record import record
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "engine_bridge"))
 
 RUNNING, WAITING = (10, 100, 500), (0, 100, 1000)
 ENGINE = "llama-3-8b-h100"

@@ -26,10 +26,10 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from record import record
 
+ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "examples" / "live.toml"
 ENGINE = "llama-3-8b-h100"
 RATE_RPS = 200.0
