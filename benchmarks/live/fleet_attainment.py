@@ -14,9 +14,11 @@ Then, repetition by repetition and load by load, all policies of a part serve th
 run during which the machine stalled (the load generator was late) is made again, twice at most, whoever was served.
 
 Every run is a line of out/live/fleet/attainment.jsonl: run it again to go on after an interruption. Writes
-benchmarks/results/live_fleet_attainment.json, .md and .png. It wants two cores for each replica: vLLM's engine core and
-worker both poll while a batch runs, and on fewer every policy is measured by how they share. With `--simulate` nothing is started: the simulator serves
-traces of other seeds, on the fitted engine; so were limits and mix chosen.
+benchmarks/results/live_fleet_attainment.json, .md and .png. With two replicas on two cores not even a light load is
+served on time: vLLM's engine core and worker poll for each other. Give each replica two.
+
+With `--simulate` nothing is started: the simulator serves traces of other seeds, on the fitted engine; so were limits
+and mix chosen.
 """
 
 import argparse
