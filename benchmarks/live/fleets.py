@@ -34,6 +34,10 @@ REPLICAS = 2
 START_S, END_S = 300.0, 90.0
 # The same prompts serve every contender, so nothing of them may stay behind in a replica.
 NO_PREFIX_CACHE = "--no-enable-prefix-caching"
+# One process computes and schedules: in two, each spins on a core while the other works, which replicas that share
+# cores take from each other. vLLM allows it on CPUs only with this variable.
+ONE_PROCESS = ("--distributed-executor-backend", "uni")
+os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 _CODE, _, _AGENT = MIX
 FLEET_MIX = (
     Traffic(_CODE.slo, "humaneval", "gamma:2", 4.0),
@@ -130,7 +134,7 @@ def replicas(
             named = replace(
                 scheduler,
                 name=f"replica {number} of {scheduler.name}",
-                arguments=(*scheduler.arguments, NO_PREFIX_CACHE),
+                arguments=(*scheduler.arguments, NO_PREFIX_CACHE, *ONE_PROCESS),
             )
             found += stack.enter_context(running([named], folder, python, config=config))
         yield tuple(found)
@@ -177,6 +181,7 @@ def ray_fleets(policies: Sequence[str], folder: Path, python: str, engine: Path)
         "block_size": 32,
         "enforce_eager": "true",
         "enable_prefix_caching": "false",
+        "distributed_executor_backend": "uni",
     }
     with ExitStack() as stack:
         fleets = []

@@ -165,6 +165,11 @@ def measured(server: Running, instance: Instance, seed: int) -> dict[str, Any]:
         What.
     seed : int
         Of the prompts: equal ones would be found in the prefix cache of an earlier run.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        The replay was cut short.
     """
     server.wait_until_idle()
     before = server.counters()
@@ -173,6 +178,8 @@ def measured(server: Running, instance: Instance, seed: int) -> dict[str, Any]:
         MODEL_NAME, contender.slo_fields, priority_by_slo=contender.priorities, seed=seed, vocab_size=2000
     )
     run = replay(instance, server.server.url, options)
+    if run.cut:  # by Ctrl-C: half a run is no measurement
+        raise KeyboardInterrupt
     server.wait_until_idle()
     after = server.counters()
     found = run.metrics().to_dict()
