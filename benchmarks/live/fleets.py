@@ -137,7 +137,27 @@ def replicas(
                 arguments=(*scheduler.arguments, NO_PREFIX_CACHE, *ONE_PROCESS),
             )
             found += stack.enter_context(running([named], folder, python, config=config))
+            give_way(found[-1].server)
         yield tuple(found)
+
+
+def give_way(server: LiveServer) -> None:
+    """Let what computes take what clients, router and HTTP leave of the cores: these would be elsewhere.
+
+    Linux weighs sessions first (autogroups), then the threads of a session.
+
+    Parameters
+    ----------
+    server : LiveServer
+        That is up.
+    """
+    autogroup = Path(f"/proc/{server.pid}/autogroup")
+    if autogroup.exists():
+        autogroup.write_text("5")
+    for pid in server.pids():
+        if "Engine" in Path(f"/proc/{pid}/comm").read_text():
+            for thread in Path(f"/proc/{pid}/task").iterdir():
+                os.setpriority(os.PRIO_PROCESS, int(thread.name), 10)
 
 
 @contextmanager
