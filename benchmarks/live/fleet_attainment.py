@@ -22,7 +22,6 @@ and mix chosen.
 """
 
 import argparse
-import json
 import os
 import platform
 import sys
@@ -41,9 +40,11 @@ from slo_opt.simulate.options import SimulationOptions
 from slo_opt.simulate.play_fleet import play_fleet
 from slo_opt.traces.engine_file import encode_engine, read_engine
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
-from attainment import FLOOR, RESULTS, TARGET, TELLING, Row, Runs, capacity, orders, pooled
+from attainment import FLOOR, TARGET, TELLING, Row, Runs, capacity, orders, pooled
 from fleets import FLEET_MIX, REPLICAS, Fleet, fleet_trace, ray_fleets, replicas, routers
+from record import RESULTS, record
 from servers import CONFIG, DEFAULT, ROOT, SLO_OPT, Spread, measured
 from workload import ENGINE
 
@@ -362,10 +363,8 @@ def main() -> int:
     document = document_of(runs, options)
     text = table(document)
     draw(document, options.folder / "attainment.png")
+    record(options.name, document, text)
     if options.name:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{options.name}.json").write_text(json.dumps(document, indent=1) + "\n")
-        (RESULTS / f"{options.name}.md").write_text(text)
         draw(document, RESULTS / f"{options.name}.png")
     print(text)
     return 0

@@ -12,20 +12,16 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from slo_opt.domain.errors import InvalidInputError
-from slo_opt.domain.request import Request, Stage
 from slo_opt.replay.slo_fields import SloFields
-from slo_opt.traces.generate import generate
 from slo_opt.traces.trace import Trace
-from slo_opt.traces.transforms import merge
 
 sys.path.insert(0, str(Path(__file__).parent))
 from servers import CONFIG, KV_CACHE_MIB, ROOT, SLO_OPT, Contender, Running, running
-from workload import ENGINE, MIX, Traffic
+from workload import ENGINE, MIX, Traffic, live_trace
 
 sys.path.insert(0, str(ROOT / "tests" / "engine_bridge"))
 from live_server import LiveServer, ServerDiedError
@@ -57,29 +53,7 @@ def fleet_trace(load: float, duration_s: float, seed: int) -> Trace:
     seed : int
         Equal arguments give equal traces.
     """
-    parts = []
-    for kind in FLEET_MIX:
-        name = kind.slo.name
-        with suppress(InvalidInputError):  # at a light load nobody of a rare kind may come
-            drawn = generate(
-                kind.profile,
-                rate=kind.rate * load,
-                duration_s=duration_s,
-                seed=seed,
-                engine=ENGINE,
-                arrivals=kind.arrivals,
-                name=name,
-            )
-            requests = tuple(
-                Request(
-                    request.id,
-                    request.arrival_s,
-                    (Stage(request.stages[0].prompt_tokens, request.stages[0].output_tokens, name),),
-                )
-                for request in drawn.requests
-            )
-            parts.append(replace(drawn, requests=requests, slo_classes={name: kind.slo}))
-    return merge("live-fleet", parts)
+    return live_trace(load, duration_s, seed, mix=FLEET_MIX, name="live-fleet")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ Lengths and arrivals come from the project's own profiles. The limits suit the s
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -65,7 +66,13 @@ MIX = (
 
 
 def live_trace(
-    load: float, duration_s: float, seed: int, *, best_effort: bool = False, name: str = "live-mixed"
+    load: float,
+    duration_s: float,
+    seed: int,
+    *,
+    best_effort: bool = False,
+    mix: Sequence[Traffic] = MIX,
+    name: str = "live-mixed",
 ) -> Trace:
     """Draw a trace.
 
@@ -79,9 +86,13 @@ def live_trace(
         Equal arguments give equal traces.
     best_effort : bool
         Whether nobody is promised anything.
+    mix : sequence of Traffic
+        What is drawn.
+    name : str
+        Of the trace.
     """
     parts = []
-    for kind in MIX:
+    for kind in mix:
         slo = BEST_EFFORT if best_effort else kind.slo
 
         def stages(row, rng, name=slo.name):
@@ -102,8 +113,8 @@ def live_trace(
             continue  # at a light load nobody of a rare kind may come
         rows = replace(drawn.raw(), rows=tuple(replace(row, slo=None) for row in drawn.raw().rows))
         parts.append(apply_scenario(rows, scenario, ENGINE, seed))
-    words = [f"{kind.slo.name}: {kind.profile}, {kind.arrivals}, {kind.rate * load:g}/s" for kind in MIX]
-    return merge("live-mixed", parts).with_provenance(
+    words = [f"{kind.slo.name}: {kind.profile}, {kind.arrivals}, {kind.rate * load:g}/s" for kind in mix]
+    return merge(name, parts).with_provenance(
         generator="benchmarks/live/workload.py", parts="; ".join(words), duration_s=duration_s, seed=seed
     )
 
