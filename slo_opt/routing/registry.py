@@ -86,7 +86,7 @@ _ALL = (
         "slo-opt",
         "this project's own: least marginal cost of engine time and KV among replicas whose plan can take it",
         "slo_opt.routing.slo_opt:SloOptRouter",
-        ({"plan": True, "hold": True}, {"plan": True, "hold": False}, {"plan": False, "hold": True}),
+        ({"plan": True}, {"plan": False}),
         compiles=True,
     ),
 )

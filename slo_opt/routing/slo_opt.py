@@ -1,11 +1,11 @@
-"""slo-opt's own routing: least marginal cost among the replicas whose plan can take the request, late binding."""
+"""slo-opt's own routing: least marginal cost among the replicas whose plan can take the request."""
 
 from collections.abc import Sequence
 
 from slo_opt.policies.interface import Job, RoundEnd, Standing
 from slo_opt.routing.attainable import Forecast
 from slo_opt.routing.dp_admission import ReplicaAdmission
-from slo_opt.routing.hopeful import fewest_requests, hold, latest_start_s
+from slo_opt.routing.hopeful import fewest_requests, latest_start_s
 from slo_opt.routing.interface import Placement, ReplicaView
 from slo_opt.routing.marginal_cost import MarginalCost
 from slo_opt.routing.registry import RoutingContext
@@ -17,9 +17,9 @@ class SloOptRouter:
     1. Replicas by what the request would cost them in engine time, KV memory and sequences, each priced by how scarce
        it is there (`slo_opt.routing.marginal_cost`): an affinity of tiers without a partition.
     2. The first of the cheapest whose admission plan takes it beside all it has (`slo_opt.routing.dp_admission`).
-    3. Where none does, the router holds it and asks again, so that it goes to whoever has room first.
-    4. Once it has to begin, it goes to the replica where it costs least, undecided: that may know better than a plan
-       made from outside. Hopeless, it is best effort on the replica with the fewest requests.
+    3. Where none does, it goes to where it costs least, undecided: the replica may know better than a plan made from
+       outside. Held at the router instead, a burst that is declined comes back all at once when it is nearly late.
+    4. Hopeless, it is best effort on the replica with the fewest requests.
 
     Parameters
     ----------
@@ -34,10 +34,6 @@ class SloOptRouter:
     plan : bool
         The plan decides who can take it, which suits replicas that plan as well and give up what is late. Otherwise
         `Forecast.attainable` decides, for replicas that serve what they are sent, first come first served.
-    hold : bool
-        Late binding; otherwise a request that no plan takes goes at once where it costs least.
-    retry_s : float
-        How often a request that is held is tried again, more than 0.
 
     References
     ----------
@@ -53,8 +49,6 @@ class SloOptRouter:
         backlog_s: float = 3.0,
         tries_replicas: int = 4,
         plan: bool = True,
-        hold: bool = True,
-        retry_s: float = 0.05,
     ) -> None:
         self._lengths = context.lengths
         self._forecast = Forecast(context.lengths)
@@ -62,13 +56,10 @@ class SloOptRouter:
         self._cost = MarginalCost(self._forecast, steepness, backlog_s)
         self._tries = max(1, tries_replicas)
         self._plan = plan
-        self._hold = hold
-        self._retry_s = retry_s
 
     def route(self, job: Job, replicas: Sequence[ReplicaView], now_s: float) -> Placement:
         """The cheapest that can take it."""
-        latest_s = latest_start_s(job, replicas)
-        if job.standing is Standing.BEST_EFFORT or latest_s < now_s:
+        if job.standing is Standing.BEST_EFFORT or latest_start_s(job, replicas) < now_s:
             return Placement(fewest_requests(replicas).id, best_effort=True)
         costs = {view.id: self._cost.of(job, view) for view in replicas}
         order = sorted(replicas, key=lambda view: costs[view.id])
@@ -76,8 +67,7 @@ class SloOptRouter:
         for view in order[: self._tries]:
             if takes(job, view, now_s):
                 return Placement(view.id)
-        held = hold(now_s, self._retry_s, latest_s) if self._hold else None
-        return held or Placement(order[0].id)
+        return Placement(order[0].id)
 
     def observe(self, end: RoundEnd) -> None:
         """Learn its length."""

@@ -1,6 +1,5 @@
 """slo-opt's own routing, worked by hand."""
 
-import pytest
 from routing_views import best_effort, context, decode, decodes, prompt, view
 
 from slo_opt.policies.interface import Job
@@ -33,14 +32,9 @@ def test_tiers_keep_apart_where_that_saves_time():
     assert route(prompt("j", tpot_s=0.1), tight, loose) == Placement("loose")
 
 
-def test_it_is_held_while_no_plan_takes_it_and_hope_is_left():
-    # Alone, 300 tokens take 0.31 s: it must begin by 0.19 s.
-    job, fleet = prompt("j", 300, due_s=0.5), [busy("a", 280, 0.49), busy("b", 270, 0.49)]
-    assert route(job, *fleet) == Placement(None, wake_s=pytest.approx(0.05))
-    held = route(job, *fleet, now_s=0.18)
-    assert held == Placement(None, wake_s=pytest.approx(0.19))
-    assert route(job, *fleet, now_s=held.wake_s) == Placement("b")
-    assert route(job, *fleet, hold=False) == Placement("b")
+def test_where_no_plan_takes_it_the_cheapest_gets_it_undecided():
+    fleet = [busy("a", 280, 0.49), busy("b", 270, 0.49)]
+    assert route(prompt("j", 300, due_s=0.5), *fleet) == Placement("b")
 
 
 def test_what_is_hopeless_is_best_effort():
@@ -53,8 +47,8 @@ def test_what_is_hopeless_is_best_effort():
 
 
 def test_without_a_plan_the_predictions_decide():
-    # First come first served it is late; by deadline the plan lets it pass.
-    queue = view("queue", [prompt("p", 300, due_s=5.0)])
+    # First come first served it is late in the queue, which costs less; by deadline the plan lets it pass there.
+    queue, crowd = view("queue", [prompt("p", 300, due_s=5.0)]), view("crowd", decodes(10))
     job = prompt("j", 100, due_s=0.2)
-    assert route(job, queue) == Placement("queue")
-    assert route(job, queue, plan=False).replica is None
+    assert route(job, queue, crowd) == Placement("queue")
+    assert route(job, queue, crowd, plan=False) == Placement("crowd")
