@@ -43,6 +43,8 @@ class Case:
         For people; the trace; its SLOs.
     scale : float
         Factor on its arrival rate: at 1 a replica or two serve it.
+    period_s : float
+        Seconds of planned time whose requests are bounded together: a whole hour is too much for one relaxation.
     day_length_s : float or None
         Seconds in which a day of the curve passes; None for the trace as it is.
     """
@@ -51,16 +53,17 @@ class Case:
     file: str
     scenario: str
     scale: float
+    period_s: float
     day_length_s: float | None = None
 
 
 CASES = (
-    Case("conversation hour", "traces/azure2023_conv.csv.gz", "chatbot", 1.0),
-    Case("conversation hour at 10x", "traces/azure2023_conv.csv.gz", "chatbot", 10.0),
-    Case("code hour", "traces/azure2023_code.csv.gz", "coder", 1.0),
-    Case("code hour at 10x", "traces/azure2023_code.csv.gz", "coder", 10.0),
-    Case("conversation day at 10x", "traces/azure2023_conv.csv.gz", "chatbot", 10.0, 720.0),
-    Case("code day at 10x", "traces/azure2023_code.csv.gz", "coder", 10.0, 1440.0),
+    Case("conversation hour", "traces/azure2023_conv.csv.gz", "chatbot", 1.0, 300.0),
+    Case("conversation hour at 10x", "traces/azure2023_conv.csv.gz", "chatbot", 10.0, 30.0),
+    Case("code hour", "traces/azure2023_code.csv.gz", "coder", 1.0, 300.0),
+    Case("code hour at 10x", "traces/azure2023_code.csv.gz", "coder", 10.0, 30.0),
+    Case("conversation day at 10x", "traces/azure2023_conv.csv.gz", "chatbot", 10.0, 3600.0, 720.0),
+    Case("code day at 10x", "traces/azure2023_code.csv.gz", "coder", 10.0, 3600.0, 1440.0),
 )
 
 
@@ -78,7 +81,7 @@ def request_of(case: Case, options: argparse.Namespace) -> PlanRequest:
         offers=(Offer(options.engine),),
         pairs=pairs,
         stresses=STRESSES if options.stress else (AS_IS,),
-        period_s=None if day is None else 3600.0,
+        period_s=case.period_s,
         time_limit_s=options.time_limit,
         seed=options.seed,
     )
@@ -107,7 +110,7 @@ def table(documents: dict[str, dict[str, Any]]) -> str:
                 f"| {bound['wall_s'] or 0:.0f} |"
             )
     lines += ["", "`*` the time limit came first: more time may prove more."]
-    lines += ["", *(_day_line(name, document) for name, document in documents.items() if document["over_time"])]
+    lines += ["", *(_day_line(name, document) for name, document in documents.items() if document["source"]["day"])]
     ratios = [
         policy["ratio"]
         for document in documents.values()
@@ -173,7 +176,7 @@ def main() -> int:
             print(table({case.name: documents[case.name]}), file=sys.stderr, flush=True)
     record(options.name, documents, table(documents))
     if options.name:
-        for number, document in enumerate(document for document in documents.values() if document["over_time"]):
+        for number, document in enumerate(document for document in documents.values() if document["source"]["day"]):
             draw_fleet(document, RESULTS / f"{options.name}-day-{number}.png")
     print(table(documents))
     return 0

@@ -6,7 +6,8 @@ TTFT 300, 500 or 1,000 ms, TPOT 20, 30, 50, 100 ms at 10, 20, 30, 40 %; Poisson 
 of the TPOTs turned round for the middle third of the requests. Goodput is the highest rate at which 90 % are attained,
 at each contender's best static setting; beside it the lowest rate at which a proved bound says that nobody attains
 90 %, on the same requests. The paper (arXiv 2507.17769) reports 1.18 times the best baseline co-located, 1.23 apart.
-Finished cells are kept in out/polyserve.jsonl: run it again to go on. Writes benchmarks/results/polyserve.json and .md.
+Apart, a tenth to a half of the fleet prefills, whichever is best, and only the routers of `APART` are run. Finished
+cells are kept in out/polyserve.jsonl: run it again to go on. Writes benchmarks/results/polyserve.json and .md.
 """
 
 import argparse
@@ -36,6 +37,7 @@ CONTENDERS = (
     ("polyserve", "polyserve"),
     ("slo-opt", "slo-opt"),
 )
+APART = ("round-robin", "join-shortest-queue", "least-loaded", "polyserve", "slo-opt")  # routers
 SWITCHES = ("tiers", "gradient", "promotion", "claim", "pending", "wait_aware", "continuous")
 LOADS = ("poisson", INVERSION)
 Row = dict[str, Any]
@@ -54,6 +56,8 @@ def cells_of(options: argparse.Namespace) -> dict[tuple[str, ...], Task]:
     for load in LOADS:
         for router, policy in CONTENDERS:
             for shape in options.shapes:
+                if shape == "apart" and router not in APART:
+                    continue
                 splits = splits_of(options.replicas) if shape == "apart" else ()
                 found[load, shape, router, policy] = cell(
                     load, options.engine, router, policy, options.replicas, splits=splits, **common
@@ -86,7 +90,8 @@ def table(document: Row) -> str:
         for load in LOADS:
             for shape in document["shapes"]:
                 rate, bound = row["rates"][load][shape], bounds.get(load)
-                figures.append(f"{rate:.1f}" + ("" if bound is None else f" ({rate / bound:.0%})"))
+                share = "" if bound is None or rate is None else f" ({rate / bound:.0%})"
+                figures.append("–" if rate is None else f"{rate:.1f}{share}")
         lines.append(f"| {row['router']} + {row['policy']} | {' | '.join(figures)} |")
     if document["without"]:
         lines += ["", f"| PolyServe without | {' | '.join(LOADS)} |", f"|---|{'---|' * len(LOADS)}"]
@@ -130,7 +135,10 @@ def main() -> int:
                 "router": router,
                 "policy": policy,
                 "rates": {
-                    load: {shape: found[load, shape, router, policy]["rate"] for shape in options.shapes}
+                    load: {
+                        shape: found[key]["rate"] if (key := (load, shape, router, policy)) in found else None
+                        for shape in options.shapes
+                    }
                     for load in LOADS
                 },
             }

@@ -30,6 +30,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from slo_opt.domain.engine import EngineModel
 from slo_opt.domain.instance import Instance
 from slo_opt.engine_bridge.engine_fit import fit_engine
 from slo_opt.engine_bridge.step_log import read_steps
@@ -43,9 +44,9 @@ from slo_opt.traces.engine_file import encode_engine, read_engine
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 from attainment import FLOOR, TARGET, TELLING, Row, Runs, capacity, orders, pooled
-from fleets import FLEET_MIX, REPLICAS, Fleet, fleet_trace, ray_fleets, replicas, routers
+from fleets import FLEET_CONFIG, FLEET_MIX, REPLICAS, Fleet, fleet_trace, ray_fleets, replicas, routers
 from record import RESULTS, record
-from servers import CONFIG, DEFAULT, ROOT, SLO_OPT, Spread, measured
+from servers import DEFAULT, ROOT, SLO_OPT, Spread, measured
 from workload import ENGINE
 
 PARTS = {
@@ -57,7 +58,7 @@ POLICIES = ("round-robin", "join-shortest-queue", "polyserve", "slos-serve", "sl
 RAY_POLICIES = ("round-robin", "slo-opt")
 BASE, OURS = "round-robin", "slo-opt"
 GOAL = 1.2
-LOADS = (0.4, 0.7, 1.0, 1.3, 1.7)
+LOADS = (0.3, 0.6, 0.9, 1.2)
 FIT_LOADS = (0.5, 1.0, 1.5)
 WARM_LOAD = 0.8
 WARM_SEED = 9_000
@@ -65,9 +66,9 @@ MEASURE_SEED = 330  # limits and mix were chosen in the simulator, on seeds 0 to
 SIMULATED_NOISE = 0.2  # of each batch, about the median error of a fitted model over what is normal for a median
 
 
-def instance_of(load: float, duration_s: float, seed: int) -> Instance:
-    """The trace of one repetition at one load."""
-    return fleet_trace(load, duration_s, seed).to_instance()
+def instance_of(load: float, duration_s: float, seed: int, engine: EngineModel = ENGINE) -> Instance:
+    """The trace of one repetition at one load; the engine says what a slowdown is."""
+    return replace(fleet_trace(load, duration_s, seed).to_instance(), engine=engine)
 
 
 def fitted(options: argparse.Namespace) -> Path:
@@ -80,10 +81,12 @@ def fitted(options: argparse.Namespace) -> Path:
     for log in logs:
         log.unlink(missing_ok=True)
         configs.append(log.with_suffix(".toml"))
-        configs[-1].write_text(f'step_log = "{log.resolve()}"\n\n{CONFIG.read_text()}')
+        configs[-1].write_text(f'step_log = "{log.resolve()}"\n\n{FLEET_CONFIG.read_text()}')
+    guess = options.folder / "guess.json"  # what a slowdown is, until it is known
+    guess.write_bytes(encode_engine(ENGINE))
     with (
         replicas(options.folder, options.vllm_python, SLO_OPT, configs) as behind,
-        routers([BASE], behind, options.folder) as (fleet,),
+        routers([BASE], behind, options.folder, guess) as (fleet,),
     ):
         for load in FIT_LOADS:
             measured(fleet, instance_of(load, options.warm_up, WARM_SEED + 1), WARM_SEED)
@@ -106,17 +109,18 @@ def fleets_of(part: str, engine: Path, options: argparse.Namespace) -> Iterator[
             behind = stack.enter_context(replicas(options.folder, options.vllm_python, scheduler))
             found = stack.enter_context(routers(options.policies, behind, options.folder, engine))
         for fleet in found:  # not recorded: code is loaded, schedulers and routers have seen batches and lengths
-            measured(fleet, instance_of(WARM_LOAD, options.warm_up, WARM_SEED), WARM_SEED)
+            measured(fleet, instance_of(WARM_LOAD, options.warm_up, WARM_SEED, read_engine(engine)), WARM_SEED)
         yield found
 
 
 def measure(runs: Runs, part: str, fleets: Sequence[Fleet], options: argparse.Namespace) -> None:
     """All loads, repetitions and contenders of a part."""
     order = orders(fleets, 10_000)
+    engine = read_engine(fitted(options))
     for seed in seeds_of(options):
         out: set[str] = set()
         for load in options.loads:
-            instance = instance_of(load, options.duration, seed)
+            instance = instance_of(load, options.duration, seed, engine)
             for fleet in next(order):
                 name = fleet.contender.name
                 if name in out:
@@ -301,7 +305,7 @@ def simulate(options: argparse.Namespace) -> None:
         for load in options.loads:
             attained = offered = 0
             for seed in range(options.repetitions):
-                instance = replace(instance_of(load, options.duration, seed), engine=engine)
+                instance = instance_of(load, options.duration, seed, engine)
                 run = play_fleet(
                     instance,
                     [(engine, Role.BOTH)] * REPLICAS,

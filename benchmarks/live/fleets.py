@@ -1,7 +1,7 @@
 """Fleets of two vLLM servers behind one address, and their traffic: code completion in bursts, long prompts of agents.
 
-The limits are those of `workload.MIX`. While a replica works at a long prompt, a burst of short ones that is sent there
-has to wait: two kinds of request that a router should keep apart as far as there is room.
+An agent's first token is due after three times what its prompt takes alone, the tight slowdown of SLOs-Serve (arXiv
+2504.08784, table 3): its replica has little time for others meanwhile, which a router may know.
 """
 
 import os
@@ -16,28 +16,34 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from slo_opt.engine_bridge.config import load_config
 from slo_opt.replay.slo_fields import SloFields
 from slo_opt.traces.trace import Trace
 
 sys.path.insert(0, str(Path(__file__).parent))
-from servers import CONFIG, KV_CACHE_MIB, ROOT, SLO_OPT, Contender, Running, running
-from workload import ENGINE, MIX, Traffic, live_trace
+from servers import KV_CACHE_MIB, ROOT, SLO_OPT, Contender, Running, running
+from workload import ENGINE, Traffic, live_trace
 
 sys.path.insert(0, str(ROOT / "tests" / "engine_bridge"))
 from live_server import LiveServer, ServerDiedError
 
 REPLICAS = 2
 START_S, END_S = 300.0, 90.0
-# The same prompts serve every contender, so nothing of them may stay behind in a replica.
-NO_PREFIX_CACHE = "--no-enable-prefix-caching"
-# One process computes and schedules: in two, each spins on a core while the other works, which replicas that share
-# cores take from each other. vLLM allows it on CPUs only with this variable.
-ONE_PROCESS = ("--distributed-executor-backend", "uni")
+# One process computes and schedules (`uni`): in two, each spins on a core while the other works, which replicas that
+# share cores take from each other. vLLM allows it on CPUs only with this variable.
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-_CODE, _, _AGENT = MIX
+# So much fits between two tokens of a decode, even late in a long prompt.
+BATCHED_TOKENS = 256
+FLEET_CONFIG = Path(__file__).parent / "fleet.toml"
+_SAME_FOR_ALL = (
+    "--no-enable-prefix-caching",  # the same prompts serve every contender
+    "--distributed-executor-backend", "uni",
+    "--max-num-batched-tokens", str(BATCHED_TOKENS),
+)  # fmt: skip
+_CLASSES = load_config(FLEET_CONFIG).slo_classes()
 FLEET_MIX = (
-    Traffic(_CODE.slo, "humaneval", "gamma:2", 4.0),
-    Traffic(_AGENT.slo, "azure-code", "poisson", 0.75),
+    Traffic(_CLASSES["code"], "humaneval", "gamma:2", 3.0),
+    Traffic(_CLASSES["agent"], "azure-code", "poisson", 1.0),
 )
 
 
@@ -87,7 +93,7 @@ def routing(policy: str) -> Contender:
 
 @contextmanager
 def replicas(
-    folder: Path, python: str, scheduler: Contender = SLO_OPT, configs: Sequence[Path] = (CONFIG,) * REPLICAS
+    folder: Path, python: str, scheduler: Contender = SLO_OPT, configs: Sequence[Path] = (FLEET_CONFIG,) * REPLICAS
 ) -> Iterator[tuple[Running, ...]]:
     """Servers with logs of their own, one for each configuration.
 
@@ -108,7 +114,7 @@ def replicas(
             named = replace(
                 scheduler,
                 name=f"replica {number} of {scheduler.name}",
-                arguments=(*scheduler.arguments, NO_PREFIX_CACHE, *ONE_PROCESS),
+                arguments=(*scheduler.arguments, *_SAME_FOR_ALL),
             )
             found += stack.enter_context(running([named], folder, python, config=config))
             give_way(found[-1].server)
@@ -123,29 +129,28 @@ def give_way(server: LiveServer) -> None:
     Parameters
     ----------
     server : LiveServer
-        That is up.
+        That is up, with one engine or several.
     """
-    autogroup = Path(f"/proc/{server.pid}/autogroup")
-    if autogroup.exists():
-        autogroup.write_text("5")
     for pid in server.pids():
-        if "Engine" in Path(f"/proc/{pid}/comm").read_text():
-            for thread in Path(f"/proc/{pid}/task").iterdir():
-                os.setpriority(os.PRIO_PROCESS, int(thread.name), 10)
+        if "Engine" not in Path(f"/proc/{pid}/comm").read_text():
+            continue
+        autogroup = Path(f"/proc/{pid}/autogroup")
+        if autogroup.exists() and os.getsid(pid) != os.getsid(0):
+            autogroup.write_text("5")
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            os.setpriority(os.PRIO_PROCESS, int(thread.name), 10)
 
 
 @contextmanager
-def routers(
-    policies: Sequence[str], behind: Sequence[Running], folder: Path, engine: Path | None = None
-) -> Iterator[list[Fleet]]:
+def routers(policies: Sequence[str], behind: Sequence[Running], folder: Path, engine: Path) -> Iterator[list[Fleet]]:
     """A `slo-opt route` for each policy, all in front of the same replicas."""
     with ExitStack() as stack:
         fleets = []
         for policy in policies:
             contender = routing(policy)
-            command = [sys.executable, "-m", "slo_opt.cli.main", "route", "--port", "0", "--config", str(CONFIG)]
+            command = [sys.executable, "-m", "slo_opt.cli.main", "route", "--port", "0", "--config", str(FLEET_CONFIG)]
             command += contender.arguments
-            command += [] if engine is None else ["--engine", str(engine)]
+            command += ["--engine", str(engine)]
             for replica in behind:
                 command += ["--replica", replica.server.url]
             server = stack.enter_context(_address(command, folder / f"route-{policy}.log"))
@@ -170,22 +175,32 @@ def ray_fleets(policies: Sequence[str], folder: Path, python: str, engine: Path)
     """
     vllm = {  # as the servers of the other parts have it
         "kv_cache_memory_bytes": KV_CACHE_MIB << 20,
-        "max_num_batched_tokens": ENGINE.max_num_batched_tokens,
+        "max_num_batched_tokens": BATCHED_TOKENS,
         "max_num_seqs": ENGINE.max_num_seqs,
         "block_size": 32,
         "enforce_eager": "true",
         "enable_prefix_caching": "false",
-        "distributed_executor_backend": "uni",
     }
     with ExitStack() as stack:
         fleets = []
         for policy in policies:
             contender = routing(policy)
-            command = [python, "-m", "slo_opt.cli.main", "ray", "--port", str(_free_port()), "--config", str(CONFIG)]
+            command = [
+                python,
+                "-m",
+                "slo_opt.cli.main",
+                "ray",
+                "--port",
+                str(_free_port()),
+                "--config",
+                str(FLEET_CONFIG),
+            ]
             command += ["--replicas", str(REPLICAS), "--engine", str(engine), *contender.arguments]
             for name, value in vllm.items():
                 command += ["--vllm", f"{name}={value}"]
-            fleets.append(Fleet(contender, stack.enter_context(_address(command, folder / f"ray-{policy}.log"))))
+            server = stack.enter_context(_address(command, folder / f"ray-{policy}.log"))
+            give_way(server)
+            fleets.append(Fleet(contender, server))
         yield fleets
 
 

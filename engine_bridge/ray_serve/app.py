@@ -34,8 +34,12 @@ from slo_opt.engine_bridge.router.stream_meter import StreamMeter
 from slo_opt.engine_bridge.slo_fields import SloFieldError
 
 SCHEDULER = "slo_opt.engine_bridge.make_scheduler"
-# One thread each: with two, any other load makes each of them wait for the other.
-CPU_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+CPU_ENVIRONMENT = {
+    # One thread each: with two, any other load makes each of them wait for the other.
+    "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # or vLLM's CPU engine starts a worker process whatever it is told
+}
 _QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
 _MOST_TRIES = 3
 
