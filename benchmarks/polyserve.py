@@ -54,7 +54,7 @@ def cells_of(options: argparse.Namespace) -> dict[tuple[str, ...], Task]:
     found: dict[tuple[str, ...], Task] = {}
     common = {"duration_s": options.duration, "seed": options.seed}
     for load in LOADS:
-        for router, policy in CONTENDERS:
+        for router, policy in options.contenders:
             for shape in options.shapes:
                 if shape == "apart" and router not in APART:
                     continue
@@ -107,6 +107,7 @@ def main() -> int:
     parser.add_argument("--replicas", type=int, default=20)
     parser.add_argument("--duration", type=float, default=20.0, help="seconds in which requests arrive")
     parser.add_argument("--shapes", default="together,apart", help="together, apart")
+    parser.add_argument("--routers", default=",".join(router for router, _ in CONTENDERS), help="of CONTENDERS")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-ablation", dest="ablation", action="store_false")
     parser.add_argument("--bound-limit", type=float, default=120.0, help="seconds a proof; 0 for none")
@@ -115,6 +116,8 @@ def main() -> int:
     parser.add_argument("--name", default="polyserve", help="of the results; empty prints and writes nothing")
     options = parser.parse_args()
     options.shapes = options.shapes.split(",")
+    routers = options.routers.split(",")
+    options.contenders = [contender for contender in CONTENDERS if contender[0] in routers]
     cells = cells_of(options)
     options.units.parent.mkdir(parents=True, exist_ok=True)
     with ResultsFile(options.units) as results:
@@ -142,7 +145,7 @@ def main() -> int:
                     for load in LOADS
                 },
             }
-            for router, policy in CONTENDERS
+            for router, policy in options.contenders
         ],
         "without": {
             switch: {load: found[load, "without", switch]["rate"] for load in LOADS}

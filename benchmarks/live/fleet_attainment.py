@@ -7,13 +7,14 @@ Parts:
 - `route`: two vLLM servers scheduled by slo-opt, and a `slo-opt route` for each policy in front of them, one used at a
   time.
 - `route-default`: the same with vLLM's own scheduler in the servers.
-- `ray`: a `slo-opt ray` for each of two policies, with two replicas of its own each.
+- `ray`, `ray-default`: a `slo-opt ray` for each of two policies, with two replicas of its own each.
 
 First the engine model that policies predict with is fitted to batches of such a fleet, under traffic of other seeds.
 Then, repetition by repetition and load by load, all policies of a part serve the same trace, in alternating order. A
 run during which the machine stalled (the load generator was late) is made again, twice at most, whoever was served.
 
-Every run is a line of out/live/fleet/attainment.jsonl: run it again to go on after an interruption. Writes
+Every run is a line of out/live/fleet/attainment.jsonl: run it again to go on after an interruption, or for further
+parts at loads of their own; `--parts ""` with all loads reports on all. Writes
 benchmarks/results/live_fleet_attainment.json, .md and .png. Each replica wants a core: it computes and schedules in one
 process, which gives way to clients, router and HTTP.
 
@@ -53,6 +54,7 @@ PARTS = {
     "route": "slo-opt route, slo-opt's scheduler in the replicas",
     "route-default": "slo-opt route, vLLM's scheduler in the replicas",
     "ray": "slo-opt ray, slo-opt's scheduler in the replicas",
+    "ray-default": "slo-opt ray, vLLM's scheduler in the replicas",
 }
 POLICIES = ("round-robin", "join-shortest-queue", "polyserve", "slos-serve", "slo-opt")
 RAY_POLICIES = ("round-robin", "slo-opt")
@@ -102,8 +104,9 @@ def fitted(options: argparse.Namespace) -> Path:
 def fleets_of(part: str, engine: Path, options: argparse.Namespace) -> Iterator[list[Fleet]]:
     """All contenders of a part, up and warm."""
     with ExitStack() as stack:
-        if part == "ray":
-            found = stack.enter_context(ray_fleets(RAY_POLICIES, options.folder, options.ray_python, engine))
+        if part.startswith("ray"):
+            ours = part == "ray"
+            found = stack.enter_context(ray_fleets(RAY_POLICIES, options.folder, options.ray_python, engine, ours=ours))
         else:
             scheduler = SLO_OPT if part == "route" else DEFAULT
             behind = stack.enter_context(replicas(options.folder, options.vllm_python, scheduler))
@@ -161,15 +164,13 @@ def document_of(runs: Runs, options: argparse.Namespace) -> Row:
         "parts": [],
     }
     for part, title in PARTS.items():
+        of_part = [row for row in runs.find(part=part) if row["seed"] in seeds and row["load"] in options.loads]
+        loads = sorted({row["load"] for row in of_part})
         contenders = []
         for name in POLICIES:
-            rows = [
-                row
-                for row in runs.find(part=part, contender=name)
-                if row["seed"] in seeds and row["load"] in options.loads
-            ]
+            rows = [row for row in of_part if row["contender"] == name]
             if {row["seed"] for row in rows} == set(seeds):
-                contenders.append(_contender(name, rows, options.loads, offered))
+                contenders.append(_contender(name, rows, loads, offered))
         if contenders:
             found["parts"].append({"name": part, "title": title, "contenders": contenders})
     return found
@@ -300,7 +301,7 @@ def draw(document: Row, path: Path) -> None:
 def simulate(options: argparse.Namespace) -> None:
     """Print what each policy attains in the simulator."""
     engine = read_engine(options.engine or options.folder / "engine.json")
-    for policy in options.policies:
+    for part, policy in [(part, policy) for part in options.parts for policy in options.policies]:
         points = []
         for load in options.loads:
             attained = offered = 0
@@ -310,7 +311,7 @@ def simulate(options: argparse.Namespace) -> None:
                     instance,
                     [(engine, Role.BOTH)] * REPLICAS,
                     policy,
-                    "slo-opt",
+                    "vllm-fcfs" if part.endswith("default") else "slo-opt",
                     options=FleetOptions(SimulationOptions(seed=seed, noise=SIMULATED_NOISE)),
                 )
                 total = run_metrics(run).total
@@ -318,7 +319,7 @@ def simulate(options: argparse.Namespace) -> None:
                 offered += total.offered
             points.append((load, attained / offered))
         shares = ", ".join(f"{load:g}: {share:.1%}" for load, share in points)
-        print(f"{policy}: {capacity(points):.2f} ({shares})", flush=True)
+        print(f"{part}, {policy}: {capacity(points):.2f} ({shares})", flush=True)
 
 
 def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:

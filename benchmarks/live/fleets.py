@@ -159,7 +159,9 @@ def routers(policies: Sequence[str], behind: Sequence[Running], folder: Path, en
 
 
 @contextmanager
-def ray_fleets(policies: Sequence[str], folder: Path, python: str, engine: Path) -> Iterator[list[Fleet]]:
+def ray_fleets(
+    policies: Sequence[str], folder: Path, python: str, engine: Path, *, ours: bool = True
+) -> Iterator[list[Fleet]]:
     """A `slo-opt ray` for each policy, with replicas of its own.
 
     Parameters
@@ -172,6 +174,8 @@ def ray_fleets(policies: Sequence[str], folder: Path, python: str, engine: Path)
         Interpreter that has Ray Serve and vLLM.
     engine : Path
         What the policies predict with.
+    ours : bool
+        Whether slo-opt's scheduler plans the batches; otherwise vLLM's.
     """
     vllm = {  # as the servers of the other parts have it
         "kv_cache_memory_bytes": KV_CACHE_MIB << 20,
@@ -181,6 +185,8 @@ def ray_fleets(policies: Sequence[str], folder: Path, python: str, engine: Path)
         "enforce_eager": "true",
         "enable_prefix_caching": "false",
     }
+    if not ours:
+        vllm["scheduler_cls"] = "vllm.v1.core.sched.scheduler.Scheduler"
     with ExitStack() as stack:
         fleets = []
         for policy in policies:

@@ -16,9 +16,11 @@ from ray.exceptions import RayActorError
 from ray.llm._internal.common.callbacks.base import CallbackBase
 from ray.llm._internal.serve.core.configs.openai_api_models import OpenAIHTTPException
 from ray.llm._internal.serve.core.ingress.ingress import JSONResponse, OpenAiIngress
+from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 from ray.serve.llm import LLMConfig, build_openai_app
 from ray.serve.llm.deployment import LLMServer
+from vllm.platforms import current_platform
 
 from slo_opt.engine_bridge.config import ENVIRONMENT_VARIABLE
 from slo_opt.engine_bridge.metrics_directory import OWN_DIRECTORY
@@ -34,12 +36,8 @@ from slo_opt.engine_bridge.router.stream_meter import StreamMeter
 from slo_opt.engine_bridge.slo_fields import SloFieldError
 
 SCHEDULER = "slo_opt.engine_bridge.make_scheduler"
-CPU_ENVIRONMENT = {
-    # One thread each: with two, any other load makes each of them wait for the other.
-    "OMP_NUM_THREADS": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # or vLLM's CPU engine starts a worker process whatever it is told
-}
+# One thread each: with two, any other load makes each of them wait for the other.
+CPU_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 _QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
 _MOST_TRIES = 3
 
@@ -148,9 +146,19 @@ def _error(message: str, kind: str, status: int) -> dict[str, Any]:
     return {"error": {"message": message, "type": kind, "param": None, "code": status}}
 
 
+class _Engine(VLLMEngine):  # type: ignore[misc]
+    """Ray's, but on CPUs it computes where it schedules: Ray asks for two processes, which spin on a core each."""
+
+    def _start_async_llm_engine(self, engine_args: Any, engine_config: Any, placement_group: Any) -> Any:
+        if current_platform.is_cpu() and engine_config.parallel_config.world_size == 1:
+            engine_config.parallel_config.distributed_executor_backend = "uni"
+        return super()._start_async_llm_engine(engine_args, engine_config, placement_group)
+
+
 class SloServer(LLMServer):  # type: ignore[misc]
     """Ray's LLM server that tells routers how its engine stands, and the autoscaler how hard pressed it is."""
 
+    _default_engine_cls = _Engine
     _gauge: PressureGauge
 
     async def start(self) -> None:

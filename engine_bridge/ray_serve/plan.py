@@ -15,12 +15,7 @@ from slo_opt.routing.registry import RoutingContext, make_router
 from slo_opt.traces.engine_file import engine_from
 
 # For the small model on a CPU; `vllm` of a plan adds to them or overrides them.
-CPU_ARGUMENTS: Mapping[str, Any] = {
-    "enforce_eager": True,
-    "block_size": 32,
-    "kv_cache_memory_bytes": 256 << 20,
-    "distributed_executor_backend": "uni",  # a worker of its own and the engine would each spin on a core
-}
+CPU_ARGUMENTS: Mapping[str, Any] = {"enforce_eager": True, "block_size": 32, "kv_cache_memory_bytes": 256 << 20}
 
 
 @dataclass(frozen=True, slots=True)
