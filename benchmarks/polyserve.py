@@ -79,8 +79,8 @@ def table(document: Row) -> str:
     bounds = document["bounds"]
     lines = [
         f"Requests/s of {document['replicas']} x {document['engine']} at 90 % attainment, "
-        f"{document['duration_s']:g} s of arrivals, seed {document['seed']}, learned lengths; in brackets the share of "
-        "the rate at which it is proved that nobody attains 90 %.",
+        f"{document['duration_s']:g} s of arrivals, seed {document['seed']}, learned lengths"
+        + ("; in brackets the share of the rate at which it is proved that nobody attains 90 %." if bounds else "."),
         "",
         f"| router + policy | {' | '.join(f'{load}, {shape}' for load in LOADS for shape in document['shapes'])} |",
         f"|---|{'---|' * (len(LOADS) * len(document['shapes']))}",
