@@ -64,8 +64,13 @@ LOADS = (0.3, 0.6, 0.9, 1.2)
 FIT_LOADS = (0.5, 1.0, 1.5)
 WARM_LOAD = 0.8
 WARM_SEED = 9_000
-MEASURE_SEED = 330  # limits and mix were chosen in the simulator, on seeds 0 to 9
+MEASURE_SEED = 330  # limits and mix were chosen in the simulator, on seeds 0 to 11
 SIMULATED_NOISE = 0.2  # of each batch, about the median error of a fitted model over what is normal for a median
+
+
+def ours(part: str) -> bool:
+    """Whether slo-opt's scheduler is in the replicas of a part; otherwise vLLM's."""
+    return not part.endswith("-default")
 
 
 def instance_of(load: float, duration_s: float, seed: int, engine: EngineModel = ENGINE) -> Instance:
@@ -73,11 +78,10 @@ def instance_of(load: float, duration_s: float, seed: int, engine: EngineModel =
     return replace(fleet_trace(load, duration_s, seed).to_instance(), engine=engine)
 
 
-def fitted(options: argparse.Namespace) -> Path:
-    """The engine model, as a file: the one given, the one on record, or one fitted now."""
-    path: Path = options.engine or options.folder / "engine.json"
-    if path.exists():
-        return path
+def fitted(options: argparse.Namespace) -> EngineModel:
+    """The engine model: the one given, the one on record, or one fitted now."""
+    if options.engine.exists():
+        return read_engine(options.engine)
     logs = [options.folder / f"steps-{number}.jsonl" for number in range(REPLICAS)]
     configs = []
     for log in logs:
@@ -95,31 +99,31 @@ def fitted(options: argparse.Namespace) -> Path:
     records = [read_steps(log) for log in logs]
     samples = [sample for record in records for sample in record.samples]
     fit = fit_engine(samples, records[0].engine or ENGINE, name="fitted")
-    path.write_bytes(encode_engine(fit.engine))
+    options.engine.write_bytes(encode_engine(fit.engine))
     print(f"engine: {fit.engine.source}", file=sys.stderr, flush=True)
-    return path
+    return fit.engine
 
 
 @contextmanager
-def fleets_of(part: str, engine: Path, options: argparse.Namespace) -> Iterator[list[Fleet]]:
+def fleets_of(part: str, engine: EngineModel, options: argparse.Namespace) -> Iterator[list[Fleet]]:
     """All contenders of a part, up and warm."""
     with ExitStack() as stack:
         if part.startswith("ray"):
-            ours = part == "ray"
-            found = stack.enter_context(ray_fleets(RAY_POLICIES, options.folder, options.ray_python, engine, ours=ours))
+            found = stack.enter_context(
+                ray_fleets(RAY_POLICIES, options.folder, options.ray_python, options.engine, ours=ours(part))
+            )
         else:
-            scheduler = SLO_OPT if part == "route" else DEFAULT
+            scheduler = SLO_OPT if ours(part) else DEFAULT
             behind = stack.enter_context(replicas(options.folder, options.vllm_python, scheduler))
-            found = stack.enter_context(routers(options.policies, behind, options.folder, engine))
+            found = stack.enter_context(routers(options.policies, behind, options.folder, options.engine))
         for fleet in found:  # not recorded: code is loaded, schedulers and routers have seen batches and lengths
-            measured(fleet, instance_of(WARM_LOAD, options.warm_up, WARM_SEED, read_engine(engine)), WARM_SEED)
+            measured(fleet, instance_of(WARM_LOAD, options.warm_up, WARM_SEED, engine), WARM_SEED)
         yield found
 
 
-def measure(runs: Runs, part: str, fleets: Sequence[Fleet], options: argparse.Namespace) -> None:
+def measure(runs: Runs, part: str, fleets: Sequence[Fleet], engine: EngineModel, options: argparse.Namespace) -> None:
     """All loads, repetitions and contenders of a part."""
     order = orders(fleets, 10_000)
-    engine = read_engine(fitted(options))
     for seed in seeds_of(options):
         out: set[str] = set()
         for load in options.loads:
@@ -152,7 +156,6 @@ def document_of(runs: Runs, options: argparse.Namespace) -> Row:
         for load in options.loads
         for seed in seeds
     }
-    engine = options.engine or options.folder / "engine.json"
     found: Row = {
         "machine": {"cpu": cpu_name(), "cores": len(os.sched_getaffinity(0)), "python": platform.python_version()},
         "target": TARGET,
@@ -160,7 +163,7 @@ def document_of(runs: Runs, options: argparse.Namespace) -> Row:
         "requests_per_s_at_load_1": sum(kind.rate for kind in FLEET_MIX),
         "duration_s": options.duration,
         "repetitions": options.repetitions,
-        "engine": read_engine(engine).source if engine.exists() else None,
+        "engine": read_engine(options.engine).source if options.engine.exists() else None,
         "parts": [],
     }
     for part, title in PARTS.items():
@@ -300,7 +303,7 @@ def draw(document: Row, path: Path) -> None:
 
 def simulate(options: argparse.Namespace) -> None:
     """Print what each policy attains in the simulator."""
-    engine = read_engine(options.engine or options.folder / "engine.json")
+    engine = read_engine(options.engine)
     for part, policy in [(part, policy) for part in options.parts for policy in options.policies]:
         points = []
         for load in options.loads:
@@ -311,7 +314,7 @@ def simulate(options: argparse.Namespace) -> None:
                     instance,
                     [(engine, Role.BOTH)] * REPLICAS,
                     policy,
-                    "vllm-fcfs" if part.endswith("default") else "slo-opt",
+                    "slo-opt" if ours(part) else "vllm-fcfs",
                     options=FleetOptions(SimulationOptions(seed=seed, noise=SIMULATED_NOISE)),
                 )
                 total = run_metrics(run).total
@@ -349,6 +352,7 @@ def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     for names, known in ((options.parts, PARTS), (options.policies, POLICIES)):
         if unknown := set(names) - set(known):
             parser.error(f"{', '.join(sorted(unknown))}: expected some of {', '.join(known)}")
+    options.engine = options.engine or options.folder / "engine.json"
     options.folder.mkdir(parents=True, exist_ok=True)
     if options.quick:
         (options.folder / "attainment.jsonl").unlink(missing_ok=True)
@@ -363,8 +367,9 @@ def main() -> int:
         return 0
     runs = Runs(options.folder / "attainment.jsonl")
     for part in options.parts:
-        with fleets_of(part, fitted(options), options) as fleets:
-            measure(runs, part, fleets, options)
+        engine = fitted(options)
+        with fleets_of(part, engine, options) as fleets:
+            measure(runs, part, fleets, engine, options)
     document = document_of(runs, options)
     text = table(document)
     draw(document, options.folder / "attainment.png")
