@@ -13,12 +13,11 @@ from slo_opt.domain.fingerprint import engine_hash
 from slo_opt.simulate.bracket import highest_passing
 from slo_opt.simulate.capacity import CapacityOptions
 from slo_opt.simulate.fleet_capacity import designs_of, find_fleet_capacity
-from slo_opt.simulate.fluid_rate import fluid_rate
 from slo_opt.simulate.tasks import Task
 from slo_opt.simulate.verdict import needed
 from slo_opt.simulate.workload import Workload
+from slo_opt.solvers.fluid import FluidHighsSolver
 from slo_opt.solvers.interface import SolverConfig
-from slo_opt.solvers.registry import schedule_solver
 from slo_opt.traces.engine_file import engine_from
 from slo_opt.traces.generate import generate
 from slo_opt.traces.rows import RawTrace, Row
@@ -26,6 +25,7 @@ from slo_opt.traces.scenarios import SCENARIOS, Scenario, apply_scenario
 from slo_opt.traces.trace import Trace
 from slo_opt.traces.transforms import scale
 
+_COARSER = (2.0, 1.0)  # how long the slots of the relaxations are that bound a rate, the quickest first
 INVERSION = "mix-inversion"  # in the middle third of the requests, as many have a TPOT of 20 ms as had one of 100
 
 
@@ -154,8 +154,10 @@ def cell_unit(inputs: Mapping[str, Any], data_dir: str | None) -> dict[str, Any]
     }
 
 
-def bound_cell(workload: str, engine: str, num_replicas: int, *, duration_s: float, seed: int, limit_s: float) -> Task:
-    """The task that proves how much any scheduler can sustain."""
+def bound_cell(
+    workload: str, engine: str, num_replicas: int, *, duration_s: float, seed: int, limit_s: float, start: float
+) -> Task:
+    """The task that proves how much any scheduler can sustain; the search begins at a rate of `start`."""
     inputs = {
         "workload": workload,
         "engine": engine,
@@ -164,6 +166,7 @@ def bound_cell(workload: str, engine: str, num_replicas: int, *, duration_s: flo
         "duration_s": duration_s,
         "seed": seed,
         "limit_s": limit_s,
+        "start": start,
     }
     return Task("fleet_cells:bound_unit", inputs, f"{workload}, {num_replicas} x {engine}, bound")
 
@@ -175,13 +178,18 @@ def bound_unit(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
     def possible(rate: float) -> bool:
         instance = replace(replace(workload, rate=rate).instance(), num_replicas=inputs["num_replicas"])
-        result = schedule_solver("highs").solve(instance, SolverConfig(time_limit_s=inputs["limit_s"]))
-        dual = result.bounds.dual
-        bound = None if dual is None else sharpened(dual, instance)
         offered = sum(instance.value_of(request) > 0 for request in instance.requests)
-        probes.append({"rate": rate, "bound": bound, "offered": offered, "wall_s": result.stats.wall_s})
-        return bound is None or bound >= needed(offered, 0.9)
+        config = SolverConfig(time_limit_s=inputs["limit_s"])
+        bound = math.inf
+        for coarser in _COARSER:  # what the quickest relaxation excludes, no finer one need look at
+            result = FluidHighsSolver(coarser).solve(instance, config)
+            dual = result.bounds.dual
+            bound = min(bound, math.inf if dual is None else sharpened(dual, instance))
+            probe = {"rate": rate, "bound": bound, "offered": offered, "coarser": coarser}
+            probes.append({**probe, "wall_s": result.stats.wall_s})
+            if bound < needed(offered, 0.9):
+                return False
+        return True
 
-    guess = inputs["num_replicas"] * fluid_rate(workload.instance())
-    found = highest_passing(possible, guess, floor=guess / 16, ceiling=guess * 16)
+    found = highest_passing(possible, inputs["start"], floor=inputs["start"] / 4, ceiling=inputs["start"] * 4, step=1.2)
     return {"rate": found.fails_at, "probes": probes}

@@ -6,12 +6,14 @@ TTFT 300, 500 or 1,000 ms, TPOT 20, 30, 50, 100 ms at 10, 20, 30, 40 %; Poisson 
 of the TPOTs turned round for the middle third of the requests. Goodput is the highest rate at which 90 % are attained,
 at each contender's best static setting; beside it the lowest rate at which a proved bound says that nobody attains
 90 %, on the same requests. The paper (arXiv 2507.17769) reports 1.18 times the best baseline co-located, 1.23 apart.
-Apart, a tenth to a half of the fleet prefills, whichever is best, and only the routers of `APART` are run. Finished
-cells are kept in out/polyserve.jsonl: run it again to go on. Writes benchmarks/results/polyserve.json and .md.
+Apart, a tenth to six tenths of the fleet prefill, whichever is best; there the baselines run vLLM's own scheduler: no
+decode waits for a prompt that Sarathi would have to cut. Finished cells are kept in out/polyserve.jsonl: run it again
+to go on. Writes benchmarks/results/polyserve.json and .md.
 """
 
 import argparse
 import sys
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +39,29 @@ CONTENDERS = (
     ("polyserve", "polyserve"),
     ("slo-opt", "slo-opt"),
 )
-APART = ("round-robin", "join-shortest-queue", "least-loaded", "polyserve", "slo-opt")  # routers
+APART = (
+    ("round-robin", "vllm-fcfs"),
+    ("join-shortest-queue", "vllm-fcfs"),
+    ("least-loaded", "vllm-fcfs"),
+    ("polyserve", "polyserve"),
+    ("slo-opt", "slo-opt"),
+)
+SHAPES = {"together": CONTENDERS, "apart": APART}
+ROUTERS = [router for router, _ in CONTENDERS]
 SWITCHES = ("tiers", "gradient", "promotion", "claim", "pending", "wait_aware", "continuous")
 LOADS = ("poisson", INVERSION)
 Row = dict[str, Any]
 
 
 def splits_of(num_replicas: int) -> list[tuple[int, int]]:
-    """Replicas that prefill and that decode: a tenth to a half prefill."""
-    prefill = sorted({max(1, round(num_replicas * share)) for share in (0.1, 0.2, 0.3, 0.4, 0.5)})
+    """Replicas that prefill and that decode, first those that are most often the best."""
+    prefill = dict.fromkeys(max(1, round(num_replicas * share)) for share in (0.5, 0.6, 0.4, 0.3, 0.2, 0.1))
     return [(p, num_replicas - p) for p in prefill if p < num_replicas]
+
+
+def contenders(shape: str, routers: Sequence[str]) -> list[tuple[str, str]]:
+    """Router and policy of those that are asked for."""
+    return [contender for contender in SHAPES[shape] if contender[0] in routers]
 
 
 def cells_of(options: argparse.Namespace) -> dict[tuple[str, ...], Task]:
@@ -54,11 +69,9 @@ def cells_of(options: argparse.Namespace) -> dict[tuple[str, ...], Task]:
     found: dict[tuple[str, ...], Task] = {}
     common = {"duration_s": options.duration, "seed": options.seed}
     for load in LOADS:
-        for router, policy in options.contenders:
-            for shape in options.shapes:
-                if shape == "apart" and router not in APART:
-                    continue
-                splits = splits_of(options.replicas) if shape == "apart" else ()
+        for shape in options.shapes:
+            splits = splits_of(options.replicas) if shape == "apart" else ()
+            for router, policy in contenders(shape, options.routers):
                 found[load, shape, router, policy] = cell(
                     load, options.engine, router, policy, options.replicas, splits=splits, **common
                 )
@@ -69,7 +82,7 @@ def cells_of(options: argparse.Namespace) -> dict[tuple[str, ...], Task]:
             )
         if options.bound_limit:
             found[load, "bound"] = bound_cell(
-                load, options.engine, options.replicas, limit_s=options.bound_limit, **common
+                load, options.engine, options.replicas, limit_s=options.bound_limit, start=options.bound_start, **common
             )
     return found
 
@@ -82,22 +95,33 @@ def table(document: Row) -> str:
         f"{document['duration_s']:g} s of arrivals, seed {document['seed']}, learned lengths"
         + ("; in brackets the share of the rate at which it is proved that nobody attains 90 %." if bounds else "."),
         "",
-        f"| router + policy | {' | '.join(f'{load}, {shape}' for load in LOADS for shape in document['shapes'])} |",
-        f"|---|{'---|' * (len(LOADS) * len(document['shapes']))}",
+        f"| shape | router + policy | {' | '.join(LOADS)} |",
+        f"|---|---|{'---|' * len(LOADS)}",
     ]
     for row in document["rows"]:
         figures = []
         for load in LOADS:
-            for shape in document["shapes"]:
-                rate, bound = row["rates"][load][shape], bounds.get(load)
-                share = "" if bound is None or rate is None else f" ({rate / bound:.0%})"
-                figures.append("–" if rate is None else f"{rate:.1f}{share}")
-        lines.append(f"| {row['router']} + {row['policy']} | {' | '.join(figures)} |")
+            rate, bound = row["rates"][load], bounds.get(load)
+            figures.append(f"{rate:.1f}" + ("" if bound is None else f" ({rate / bound:.0%})"))
+        lines.append(f"| {row['shape']} | {row['router']} + {row['policy']} | {' | '.join(figures)} |")
     if document["without"]:
         lines += ["", f"| PolyServe without | {' | '.join(LOADS)} |", f"|---|{'---|' * len(LOADS)}"]
         for switch, rates in document["without"].items():
             lines.append(f"| {switch} | {' | '.join(f'{rates[load]:.1f}' for load in LOADS)} |")
     return "\n".join(lines) + "\n"
+
+
+def _names(known: Collection[str]) -> Callable[[str], list[str]]:
+    """Reads a comma list of known names."""
+
+    def read(text: str) -> list[str]:
+        names = text.split(",")
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"unknown {unknown[0]!r}; known: {', '.join(known)}")
+        return names
+
+    return read
 
 
 def main() -> int:
@@ -106,18 +130,16 @@ def main() -> int:
     parser.add_argument("--engine", default="llama-3-8b-h100")
     parser.add_argument("--replicas", type=int, default=20)
     parser.add_argument("--duration", type=float, default=20.0, help="seconds in which requests arrive")
-    parser.add_argument("--shapes", default="together,apart", help="together, apart")
-    parser.add_argument("--routers", default=",".join(router for router, _ in CONTENDERS), help="of CONTENDERS")
+    parser.add_argument("--shapes", type=_names(SHAPES), default=list(SHAPES), help="comma list: together, apart")
+    parser.add_argument("--routers", type=_names(ROUTERS), default=ROUTERS, help="comma list, of CONTENDERS")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-ablation", dest="ablation", action="store_false")
     parser.add_argument("--bound-limit", type=float, default=120.0, help="seconds a proof; 0 for none")
+    parser.add_argument("--bound-start", type=float, default=800.0, help="rate at which the search of the bound begins")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--units", type=Path, default=ROOT / "out" / "polyserve.jsonl")
     parser.add_argument("--name", default="polyserve", help="of the results; empty prints and writes nothing")
     options = parser.parse_args()
-    options.shapes = options.shapes.split(",")
-    routers = options.routers.split(",")
-    options.contenders = [contender for contender in CONTENDERS if contender[0] in routers]
     cells = cells_of(options)
     options.units.parent.mkdir(parents=True, exist_ok=True)
     with ResultsFile(options.units) as results:
@@ -135,17 +157,13 @@ def main() -> int:
         "bounds": {load: found[load, "bound"]["rate"] for load in LOADS if (load, "bound") in found},
         "rows": [
             {
+                "shape": shape,
                 "router": router,
                 "policy": policy,
-                "rates": {
-                    load: {
-                        shape: found[key]["rate"] if (key := (load, shape, router, policy)) in found else None
-                        for shape in options.shapes
-                    }
-                    for load in LOADS
-                },
+                "rates": {load: found[load, shape, router, policy]["rate"] for load in LOADS},
             }
-            for router, policy in options.contenders
+            for shape in options.shapes
+            for router, policy in contenders(shape, options.routers)
         ],
         "without": {
             switch: {load: found[load, "without", switch]["rate"] for load in LOADS}

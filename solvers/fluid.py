@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from slo_opt.domain.errors import InvalidInputError
 from slo_opt.domain.instance import Instance
 from slo_opt.domain.work import attainable_work
 from slo_opt.formulations.fluid_grid import FluidGrid, choose_grid
@@ -39,6 +40,12 @@ class FluidHighsSolver:
     while that pays, then on the first slots again while time is left; their bounds are those of HiGHS's branch and
     bound, widened by 1e-6.
 
+    Parameters
+    ----------
+    coarser : float
+        How many times as long the slots are. Above 1 the linear relaxation is all: less tight, and there sooner, where
+        a trace is too long for more.
+
     Raises
     ------
     SolverNotAvailableError
@@ -51,7 +58,10 @@ class FluidHighsSolver:
 
     name = "highs"
 
-    def __init__(self) -> None:
+    def __init__(self, coarser: float = 1.0) -> None:
+        if not 1 <= coarser < math.inf:
+            raise InvalidInputError(f"coarser is {coarser}; expected a factor of at least 1")
+        self._coarser = coarser
         self._versions = require("highspy")
 
     def solve(self, instance: Instance, config: SolverConfig) -> ScheduleResult:
@@ -73,7 +83,9 @@ class FluidHighsSolver:
             blocks did not pay.
         """
         run = _Run(config)
-        (dual, detail), stopped = run_stoppable(lambda: _bound(instance, run), run.stop, asked=config.stop)
+        (dual, detail), stopped = run_stoppable(
+            lambda: _bound(instance, run, self._coarser), run.stop, asked=config.stop
+        )
         complete = bool(detail.pop("complete"))
         unfinished = Termination.OTHER_LIMIT if run.left_s() > 0 else Termination.TIME_LIMIT
         termination = Termination.OPTIMAL if complete else unfinished
@@ -85,12 +97,12 @@ class FluidHighsSolver:
         )
 
 
-def _bound(instance: Instance, run: _Run) -> tuple[float | None, dict[str, float]]:
+def _bound(instance: Instance, run: _Run, coarser: float) -> tuple[float | None, dict[str, float]]:
     prefills, decodes = attainable_work(instance)
     if not prefills:
         return 0.0, {"complete": 1.0}
     run.report("fluid relaxation", None)
-    grid = choose_grid(prefills, decodes)
+    grid = choose_grid(prefills, decodes, coarser)
     model = build_fluid(instance, grid)
     multipliers = _relax(model, run)
     detail = {"columns": float(len(model.arrays.cost)), "rows": float(len(model.arrays.row_lower)), "complete": 0.0}
@@ -101,6 +113,8 @@ def _bound(instance: Instance, run: _Run) -> tuple[float | None, dict[str, float
         return None, detail  # the limit came so early that it says less than that no request counts twice
     detail["relaxation_bound"] = best
     detail["relaxation_s"] = run.wall_s
+    if coarser > 1:
+        return best, detail
     if len(prefills) > _MANY * TARGET and not grid.pooled:
         coarse = choose_grid(prefills, decodes, _COARSER)
         coarse_model = build_fluid(instance, coarse)

@@ -40,6 +40,8 @@ class Admission:
         See `slo_opt.domain.plan.admission_problem`.
     greedy : bool
         Instead of the DP, take candidates by deadline as long as the plan stays feasible: for ablations.
+    decodes : bool
+        Whether candidates decode here: see `PolicyContext`.
 
     References
     ----------
@@ -49,9 +51,12 @@ class Admission:
     lengths: LengthPredictor
     memory: Literal["peak", "growth"] = "growth"
     greedy: bool = False
+    decodes: bool = True
 
     def remaining_tokens(self, job: Job) -> int:
-        """Output tokens that a job is expected to produce yet, at least 1."""
+        """Output tokens that a job is expected to produce here yet, at least 1."""
+        if not self.decodes:
+            return 1
         remaining = self.lengths.remaining_tokens(job)
         return max(1, UNKNOWN_OUTPUT_TOKENS - job.emitted_tokens) if remaining is None else remaining
 
@@ -119,7 +124,7 @@ class Admission:
         return Candidate(
             id=job.id,
             due_s=job.due_s,
-            tpot_s=min(job.tpot_s, MAX_PLAN_S),
+            tpot_s=min(job.tpot_s, MAX_PLAN_S) if self.decodes else MAX_PLAN_S,  # it takes no engine time
             prefill_tokens=job.known_tokens - job.computed_tokens,
             past_tokens=job.computed_tokens,
             output_tokens=self.remaining_tokens(job),

@@ -12,6 +12,13 @@ def tightest_tpot_s(context: PolicyContext) -> float:
     return min(tpots_ms) / 1e3
 
 
+def batch_period_s(context: PolicyContext) -> float:
+    """Seconds that batches may last for the sake of decodes: the tightest TPOT; a full batch where nobody decodes."""
+    if context.decodes:
+        return tightest_tpot_s(context)
+    return context.engine.batch_time_s(context.engine.max_num_batched_tokens)
+
+
 def tightest_budget(context: PolicyContext, factor: float = 1.0) -> int:
     """Most tokens of a batch that ends within `factor` times the tightest TPOT.
 

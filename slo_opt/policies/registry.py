@@ -22,11 +22,14 @@ class PolicyContext:
         The classes that it will meet.
     lengths : LengthPredictor
         What it may know of output lengths; not shared between policies, since it learns.
+    decodes : bool
+        Whether requests stay for their decodes. Otherwise they leave with their first token, for another replica.
     """
 
     engine: EngineModel
     slo_classes: Mapping[str, SloClass]
     lengths: LengthPredictor
+    decodes: bool = True
 
 
 PolicyEntry = Entry

@@ -5,7 +5,7 @@ import math
 from slo_opt.domain.engine import prefill_pairs
 from slo_opt.policies.admission import Admission, draft_lengths, least_prefill_s
 from slo_opt.policies.bid_price import BidPrices
-from slo_opt.policies.budget import tightest_tpot_s
+from slo_opt.policies.budget import batch_period_s
 from slo_opt.policies.edf import due
 from slo_opt.policies.interface import Allocation, EngineSnapshot, Job
 from slo_opt.policies.margin import Margin
@@ -85,7 +85,7 @@ class SloOptPolicy:
         best_effort: bool = True,
         speculate: bool = True,
     ) -> None:
-        self._admission = Admission(context.lengths, greedy=greedy)
+        self._admission = Admission(context.lengths, greedy=greedy, decodes=context.decodes)
         self._lengths = context.lengths
         self._least_s = context.engine.zero_load_ttft_s(1)
         self._slack = TypicalSlack(cap_quantile, 5 * self._least_s)
@@ -94,7 +94,7 @@ class SloOptPolicy:
         self._give_up = give_up
         self._best_effort = best_effort
         self._speculate = speculate
-        period_s = max(tightest_tpot_s(context), 1.5 * self._least_s)
+        period_s = max(batch_period_s(context), 1.5 * self._least_s)
         self._bids = BidPrices(context.engine, period_s, window_s, load) if window_s else None
         self._margin = Margin()
         self._pace = Pace()

@@ -4,7 +4,7 @@ import math
 
 from slo_opt.domain.speculation import tokens_per_step
 from slo_opt.policies.admission import Admission, draft_lengths, least_prefill_s
-from slo_opt.policies.budget import tightest_tpot_s
+from slo_opt.policies.budget import batch_period_s
 from slo_opt.policies.edf import due
 from slo_opt.policies.interface import Allocation, EngineSnapshot, Job, Standing
 from slo_opt.policies.margin import Margin
@@ -27,9 +27,9 @@ class SlosServePolicy:
 
     Chosen here: the plan reserves the peak of KV memory, as in the paper; a request that becomes hopeless while it
     waits is declined without a plan; between plans the undecided begin like all others, in the order of deadlines, and
-    whoever has begun is kept; with no decode the period is that of the tightest class; with drafts, where a period
-    stands for several tokens, a batch also ends where the next token of a decode is due; times are stretched by a
-    learned margin, in the place of the authors' additive slack.
+    whoever has begun is kept; with no decode the period is that of the tightest class, or a full batch where nobody
+    ever decodes; with drafts, where a period stands for several tokens, a batch also ends where the next token of a
+    decode is due; times are stretched by a learned margin, in the place of the authors' additive slack.
 
     Parameters
     ----------
@@ -68,11 +68,13 @@ class SlosServePolicy:
         best_effort: bool = True,
         speculate: bool = True,
     ) -> None:
-        self._admission = Admission(context.lengths, memory="growth" if growth else "peak", greedy=greedy)
+        self._admission = Admission(
+            context.lengths, memory="growth" if growth else "peak", greedy=greedy, decodes=context.decodes
+        )
         self._lengths = context.lengths
         # A tier faster than the engine's step is always declined; its period would leave no time for anybody.
         self._shortest_s = 1.2 * context.engine.zero_load_ttft_s(1)
-        self._tightest_s = max(tightest_tpot_s(context), self._shortest_s)
+        self._tightest_s = max(batch_period_s(context), self._shortest_s)
         self._replan_s = replan_s
         self._dynamic = dynamic
         self._fixed_tokens = fixed_tokens

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from slo_opt.domain.plan import MAX_PLAN_S
 from slo_opt.policies.admission import Admission, least_prefill_s
-from slo_opt.policies.interface import EngineSnapshot, Job, RoundEnd, Standing
+from slo_opt.policies.interface import EngineSnapshot, Job
 from slo_opt.policies.lengths import LengthPredictor
 from slo_opt.routing.attainable import Forecast
 from slo_opt.routing.interface import ReplicaView, Role
@@ -43,7 +42,7 @@ class ReplicaAdmission:
         forecast: Forecast | None = None,
     ) -> None:
         self._admission = Admission(lengths, memory)
-        self._prefill_admission = Admission(_OneToken(), memory)
+        self._prefill_admission = Admission(lengths, memory, decodes=False)
         self._forecast = Forecast(lengths) if forecast is None else forecast
         self._kept = PerVersion[list[Job]](self._keep)
 
@@ -80,12 +79,10 @@ class ReplicaAdmission:
 
     def _plan(self, view: ReplicaView, now_s: float, kept: Sequence[Job], free: Sequence[Job]) -> set[Job] | None:
         snapshot = EngineSnapshot(_begins_s(view, now_s), view.engine, [], [], view.free_kv_blocks)
-        if view.role is not Role.PREFILL:
-            decodes = [job for job in self._forecast.outlook(view).members if job.decoding]
-            return self._admission.accept(snapshot, decodes, kept, free)
-        alone = {_without_decode(job): job for job in free}
-        accepted = self._prefill_admission.accept(snapshot, [], [_without_decode(job) for job in kept], alone)
-        return None if accepted is None else {alone[job] for job in accepted}
+        if view.role is Role.PREFILL:
+            return self._prefill_admission.accept(snapshot, [], kept, free)
+        decodes = [job for job in self._forecast.outlook(view).members if job.decoding]
+        return self._admission.accept(snapshot, decodes, kept, free)
 
 
 def _begins_s(view: ReplicaView, now_s: float) -> float:
@@ -96,31 +93,3 @@ def _begins_s(view: ReplicaView, now_s: float) -> float:
 def _hopeless(job: Job, view: ReplicaView, now_s: float) -> bool:
     """Whether its next token is late even if it has the engine to itself from the next batch on."""
     return _begins_s(view, now_s) + least_prefill_s(job, view.engine) > job.due_s
-
-
-def _without_decode(job: Job) -> Job:
-    """A job whose decode takes no engine time here."""
-    return Job(
-        job.id,
-        job.slo,
-        job.round_slo,
-        job.value,
-        tpot_s=MAX_PLAN_S,
-        due_s=job.due_s,
-        known_tokens=job.known_tokens,
-        computed_tokens=job.computed_tokens,
-        standing=Standing.UNDECIDED,
-    )
-
-
-class _OneToken:
-    """Every request leaves with its first token."""
-
-    name = "one token"
-
-    def remaining_tokens(self, job: Job) -> int | None:
-        """One."""
-        return 1
-
-    def observe(self, end: RoundEnd) -> None:
-        """Nothing is learned."""

@@ -67,7 +67,9 @@ def replica_spec(
     model = engine or instance.engine
 
     def fresh() -> AllocationPolicy:
-        context = PolicyContext(model, instance.slo_classes, make_lengths(lengths, instance))
+        context = PolicyContext(
+            model, instance.slo_classes, make_lengths(lengths, instance), decodes=role is not Role.PREFILL
+        )
         return make_policy(policy, context, setting)
 
     fresh()  # what is refused is refused here

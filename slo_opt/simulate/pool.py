@@ -177,7 +177,7 @@ def _over_ray(tasks: Sequence[Task], address: str, jobs: int) -> Iterator[tuple[
     try:
         _reach(address)
         if address == LOCAL:
-            ray.init(num_cpus=jobs, include_dashboard=False, **options)
+            ray.init(address=LOCAL, num_cpus=jobs, include_dashboard=False, **options)
         else:
             ray.init(address=address, **options)
     except (OSError, ValueError, RuntimeError) as error:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_schedules import RandomScheduler
 
+from slo_opt.domain.errors import InvalidInputError
 from slo_opt.domain.evaluate import evaluate
 from slo_opt.domain.instance import Instance
 from slo_opt.domain.schedule import Schedule
@@ -20,7 +21,7 @@ from slo_opt.domain.work import attainable_work
 from slo_opt.formulations.fluid_grid import FluidGrid, make_grid
 from slo_opt.formulations.fluid_highs import FluidModel, build_fluid
 from slo_opt.formulations.sparse_model import FloatArray, row_multipliers
-from slo_opt.solvers.fluid import _block_bounds, _merge_pairs, _Run
+from slo_opt.solvers.fluid import FluidHighsSolver, _block_bounds, _merge_pairs, _Run
 from slo_opt.solvers.fluid_blocks import Block, Decomposition, active_slots, cut_blocks
 from slo_opt.solvers.interface import SolverConfig, Termination
 from slo_opt.solvers.registry import schedule_solver
@@ -74,7 +75,8 @@ def test_any_multipliers_give_a_bound(seed, pooled, noise):
 def test_no_schedule_beats_the_bounds(seed):
     rng = random.Random(seed)
     instance = loaded(rng, most=6)
-    bounds = [schedule_solver(name).solve(instance, SolverConfig()).bounds.dual for name in ("highs", "cvxpy")]
+    solvers = [schedule_solver("highs"), schedule_solver("cvxpy"), FluidHighsSolver(coarser=rng.choice([1.5, 4.0]))]
+    bounds = [solver.solve(instance, SolverConfig()).bounds.dual for solver in solvers]
     schedules = [schedule_solver("dp").solve(instance, SolverConfig(seed=seed % 1000)).schedule]
     for preempt in (False, True):
         scheduler = RandomScheduler(instance, rng, speculate=False, preempt=preempt)
@@ -84,6 +86,11 @@ def test_no_schedule_beats_the_bounds(seed):
             outcome = evaluate(instance, schedule)
             assert outcome.legal
             assert outcome.value <= min(bounds) + 1e-6 * max(1, min(bounds))
+
+
+def test_slots_are_never_shorter_than_those_that_pay():
+    with pytest.raises(InvalidInputError, match="at least 1"):
+        FluidHighsSolver(coarser=0.5)
 
 
 def random_partition(instance: Instance, grid: FluidGrid, rng: random.Random) -> list[Block]:

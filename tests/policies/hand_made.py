@@ -17,8 +17,10 @@ CLASSES = {
 }
 
 
-def context(engine: EngineModel = ENGINE, lengths: LengthPredictor | None = None) -> PolicyContext:
-    return PolicyContext(engine, CLASSES, lengths or NoLengths())
+def context(
+    engine: EngineModel = ENGINE, lengths: LengthPredictor | None = None, *, decodes: bool = True
+) -> PolicyContext:
+    return PolicyContext(engine, CLASSES, lengths or NoLengths(), decodes)
 
 
 def prompt(

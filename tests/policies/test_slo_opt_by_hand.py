@@ -200,6 +200,17 @@ def test_a_prompt_that_gives_way_to_a_decode_is_not_in_the_batch():
     assert (ids(allocation.preempted), tokens(allocation)) == (["p"], {"d": 1})
 
 
+def test_a_replica_that_only_prefills_plans_for_no_decodes():
+    def begun(decodes: bool) -> list[str]:
+        policy = SloOptPolicy(context(decodes=decodes), cap_quantile=1.0)
+        allocation = answer(policy, [prompt("a", 150, due_s=0.2), prompt("b", 300, due_s=0.5)])
+        return ids(job for job, _ in allocation.tokens)
+
+    # 450 tokens in half a second: too many if the first decodes from 0.2 s on, in batches of 50 ms.
+    assert len(begun(True)) == 1
+    assert begun(False) == ["a", "b"]
+
+
 def test_drafts_are_as_long_as_leaves_prompts_the_most_time():
     engine = engine_named("opt-6.7b-a100-draft")
     jobs = [decode(f"t{k}", 1.0, engine=engine) for k in range(5)]

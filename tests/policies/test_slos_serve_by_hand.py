@@ -36,6 +36,17 @@ def test_the_declined_are_best_effort_for_good():
     assert tokens(answer(planner, [long], now_s=0.2)) == {"long": 400}
 
 
+def test_a_replica_that_only_prefills_plans_for_no_decodes():
+    def admitted(decodes: bool) -> list[str]:
+        policy = SlosServePolicy(context(decodes=decodes))
+        allocation = answer(policy, [prompt("a", 150, due_s=0.2), prompt("b", 300, due_s=0.5)])
+        return ids(allocation.admitted)
+
+    # 450 tokens in half a second: too many if the first decodes from 0.2 s on, in batches of 50 ms.
+    assert len(admitted(True)) == 1
+    assert admitted(False) == ["a", "b"]
+
+
 def test_without_a_best_effort_tier_the_declined_are_rejected():
     allocation = decide(crowd(), best_effort=False)
     assert (ids(allocation.rejected), ids(allocation.demoted)) == (["long"], [])
