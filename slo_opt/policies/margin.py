@@ -2,10 +2,10 @@
 
 
 class Margin:
-    """Factor on predicted batch times that few batches exceed.
+    """Factors on predicted batch times that few batches exceed, and next to none.
 
-    An exponentially weighted mean of actual over predicted, plus twice its mean deviation; never below 1, and exactly 1
-    while the model is exact.
+    An exponentially weighted mean of actual over predicted, plus a few times its mean deviation; never below 1, and
+    exactly 1 while the model is exact.
 
     Parameters
     ----------
@@ -21,8 +21,15 @@ class Margin:
 
     @property
     def factor(self) -> float:
-        """What to multiply a predicted time with."""
-        return max(1.0, self._mean + 2 * self._deviation)
+        """What one batch in twenty exceeds: for what may be late once."""
+        return self.beyond(2.0)
+
+    def beyond(self, deviations: float) -> float:
+        """What to multiply a predicted time with, at so many mean deviations above the mean.
+
+        Of normally distributed times one in twenty exceeds 2, one or two in a thousand 4.
+        """
+        return max(1.0, self._mean + deviations * self._deviation)
 
     def expect(self, predicted_s: float | None) -> None:
         """What the model says of the batch that starts now; None if none starts."""

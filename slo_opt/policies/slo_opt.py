@@ -58,6 +58,9 @@ class SloOptPolicy:
         Whether declined requests are served at all while others run: for ablations.
     speculate : bool
         Whether decodes are speculated where the engine has a draft model.
+    deviations : float
+        Margin of batches that end where a token of a decode is due, see `Margin`. A request has many of them, and each
+        may be late; a wide margin makes the first ones shorter, and the lead that decodes gain by it stays.
 
     Raises
     ------
@@ -84,6 +87,7 @@ class SloOptPolicy:
         greedy: bool = False,
         best_effort: bool = True,
         speculate: bool = True,
+        deviations: float = 4.0,
     ) -> None:
         self._admission = Admission(context.lengths, greedy=greedy, decodes=context.decodes)
         self._lengths = context.lengths
@@ -94,6 +98,7 @@ class SloOptPolicy:
         self._give_up = give_up
         self._best_effort = best_effort
         self._speculate = speculate
+        self._deviations = deviations
         period_s = max(batch_period_s(context), 1.5 * self._least_s)
         self._bids = BidPrices(context.engine, period_s, window_s, load) if window_s else None
         self._margin = Margin()
@@ -208,6 +213,8 @@ class SloOptPolicy:
             queue = [min(hopeful, key=lambda job: job.left_tokens)] if hopeful else []
         queue.sort(key=due)
         chosen, limit_s = self._decodes(snapshot, step, queue)
+        if limit_s < math.inf:  # a decode: once in hundreds of tokens is too often to be late
+            limit_s -= (limit_s - now_s) * (1 - factor / self._margin.beyond(self._deviations))
         if drafts:
             for job in list(chosen):  # whoever gives way to one of them leaves `step.decodes`
                 step.speculate(job, drafts.get(job.tpot_s, 1))

@@ -17,22 +17,23 @@ def test_an_exact_model_needs_no_margin(times_s):
     for seconds in times_s:
         margin.expect(seconds)
         margin.learn(seconds * (1 + 1e-12))  # rounding
-        assert margin.factor == 1.0
+        assert margin.factor == margin.beyond(9.0) == 1.0
 
 
+@pytest.mark.parametrize(("deviations", "least", "most"), [(2.0, 0.03, 0.08), (4.0, 0.0, 0.02)])
 @pytest.mark.parametrize("sigma", [0.05, 0.2, 0.4])
-def test_few_batches_exceed_the_margin_under_noise(sigma: float):
+def test_few_batches_exceed_the_margin_under_noise(sigma: float, deviations: float, least: float, most: float):
     margin, rng = Margin(), np.random.default_rng(1)
     over = factors = 0.0
     for k in range(6000):
         ratio = rng.lognormal(-(sigma**2) / 2, sigma)
         if k >= 1000:
-            over += ratio > margin.factor
-            factors += margin.factor
+            over += ratio > margin.beyond(deviations)
+            factors += margin.beyond(deviations)
         margin.expect(0.05)
         margin.learn(0.05 * ratio)
-    assert 0.03 < over / 5000 < 0.08
-    assert factors / 5000 < 1 + 2 * sigma
+    assert least <= over / 5000 < most
+    assert factors / 5000 < 1 + deviations * sigma
 
 
 def test_a_slow_engine_is_learned():

@@ -11,6 +11,9 @@ from slo_opt.domain.speculation import best_draft_lengths
 from slo_opt.policies.interface import Allocation, Job
 from slo_opt.policies.lengths import LengthPredictor, OracleLengths
 from slo_opt.policies.slo_opt import SloOptPolicy
+from slo_opt.simulate.options import SimulationOptions
+from slo_opt.simulate.play import play
+from slo_opt.traces.generate import generate
 
 
 def decide(jobs: list[Job], lengths: LengthPredictor | None = None, **setting: object) -> Allocation:
@@ -250,3 +253,17 @@ def test_a_slow_engine_gets_shorter_batches():
         answer(policy, [decode("d", 0.05)], last_batch_s=None)
         answer(policy, [], last_batch_s=0.011 * 1.25)
     assert tokens(answer(policy, jobs)) == {"d": 1, "a": pytest.approx(29, abs=1)}  # 40 ms of the model
+
+
+@pytest.mark.parametrize("noise", [0.05, 0.15])
+def test_noise_costs_few_requests(noise: float):
+    def share(**setting: float) -> float:
+        attained = offered = 0
+        for seed in (1, 2):
+            trace = generate("polyserve", rate=18.0, duration_s=20.0, seed=seed, engine="llama-3-8b-h100")
+            run = play(trace.to_instance(), "slo-opt", setting, options=SimulationOptions(seed=seed, noise=noise))
+            attained, offered = attained + int(run.on_time.sum()), offered + len(run.on_time)
+        return attained / offered
+
+    assert share() > 0.95
+    assert share() > share(deviations=2.0)  # batches that a token in twenty is late for
