@@ -62,8 +62,8 @@ CASES = (
     Case("conversation hour at 10x", "traces/azure2023_conv.csv.gz", "chatbot", 10.0, 30.0),
     Case("code hour", "traces/azure2023_code.csv.gz", "coder", 1.0, 300.0),
     Case("code hour at 10x", "traces/azure2023_code.csv.gz", "coder", 10.0, 30.0),
-    Case("conversation day at 10x", "traces/azure2023_conv.csv.gz", "chatbot", 10.0, 3600.0, 720.0),
-    Case("code day at 10x", "traces/azure2023_code.csv.gz", "coder", 10.0, 3600.0, 1440.0),
+    Case("conversation day at 5x", "traces/azure2023_conv.csv.gz", "chatbot", 5.0, 3600.0, 720.0),
+    Case("code day at 5x", "traces/azure2023_code.csv.gz", "coder", 5.0, 3600.0, 1440.0),
 )
 
 

@@ -86,7 +86,7 @@ _ALL = (
         "slo-opt",
         "this project's own: least marginal cost of engine time and KV among replicas whose plan can take it",
         "slo_opt.routing.slo_opt:SloOptRouter",
-        ({"plan": True}, {"plan": False}),
+        ({"plan": True}, {"plan": False}, {"plan": False, "steepness": 6.0}),
         compiles=True,
     ),
 )
