@@ -297,7 +297,8 @@ def draw(document: Row, path: Path) -> None:
         axis.set(title=part["title"], xlabel="requests a second", ylim=(0, 1.02))
         axis.title.set_fontsize(9)
     axes[0][0].set_ylabel("attained of offered, all traces of a load")
-    axes[0][0].legend(fontsize=8, loc="lower left")
+    most = max(range(len(parts)), key=lambda k: len(parts[k]["contenders"]))
+    axes[0][most].legend(fontsize=8, loc="lower left")
     figure.savefig(path, dpi=150)
 
 
