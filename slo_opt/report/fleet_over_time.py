@@ -85,7 +85,7 @@ def draw_fleet(document: Mapping[str, Any], path: Path) -> None:
     _draw_rate(rate, document)
     _draw_fleet(fleet, document)
     fleet.set_xlim(0, document["over_time"]["hours"])
-    engines = ", ".join(engine["name"] for engine in document["engines"])
-    subtitle = f"{document['promise']['text']} attainment · {engines} · score rule {document['score_rule']}"
-    look.heading(figure, f"Least fleet · {document['name']}", subtitle)
+    engines = [engine["name"] for engine in document["engines"]]
+    about = [document["name"], *([", ".join(engines)] if len(engines) > 1 else []), document["score_rule"]]
+    look.heading(figure, f"Least fleet · {document['promise']['text']} attainment", " · ".join(about))
     look.save(figure, path)
