@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from slo_opt.report import figure as look
+from slo_opt.report.fleet_heading import plan_heading
 
 _OURS = "slo-opt"
 
@@ -45,7 +46,5 @@ def draw_fleet_bars(document: Mapping[str, Any], path: Path) -> None:
         axes.set_title(row["name"])
     unit = "replicas" if all(engine["price"] == 1 for engine in document["engines"]) else "price an hour"
     figure.supxlabel(f"{unit}; dashed: proved to be needed by any scheduler", fontsize=9)
-    engines = ", ".join(engine["name"] for engine in document["engines"])
-    subtitle = f"{document['promise']['text']} attainment · {engines} · lengths {document['lengths']}"
-    look.heading(figure, f"Least fleet · {document['name']}", subtitle)
+    plan_heading(figure, document, f"lengths {document['lengths']}")
     look.save(figure, path)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slo_opt.report import figure as look
+from slo_opt.report.fleet_heading import plan_heading
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,7 +86,5 @@ def draw_fleet(document: Mapping[str, Any], path: Path) -> None:
     _draw_rate(rate, document)
     _draw_fleet(fleet, document)
     fleet.set_xlim(0, document["over_time"]["hours"])
-    engines = [engine["name"] for engine in document["engines"]]
-    about = [document["name"], *([", ".join(engines)] if len(engines) > 1 else []), document["score_rule"]]
-    look.heading(figure, f"Least fleet · {document['promise']['text']} attainment", " · ".join(about))
+    plan_heading(figure, document, f"score rule {document['score_rule']}")
     look.save(figure, path)
