@@ -180,14 +180,13 @@ def bound_unit(inputs: Mapping[str, Any]) -> dict[str, Any]:
         instance = replace(replace(workload, rate=rate).instance(), num_replicas=inputs["num_replicas"])
         offered = sum(instance.value_of(request) > 0 for request in instance.requests)
         config = SolverConfig(time_limit_s=inputs["limit_s"])
-        bound = math.inf
         for coarser in _COARSER:  # what the quickest relaxation excludes, no finer one need look at
             result = FluidHighsSolver(coarser).solve(instance, config)
             dual = result.bounds.dual
-            bound = min(bound, math.inf if dual is None else sharpened(dual, instance))
+            bound = None if dual is None else sharpened(dual, instance)
             probe = {"rate": rate, "bound": bound, "offered": offered, "coarser": coarser}
             probes.append({**probe, "wall_s": result.stats.wall_s})
-            if bound < needed(offered, 0.9):
+            if bound is not None and bound < needed(offered, 0.9):
                 return False
         return True
 

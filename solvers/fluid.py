@@ -50,6 +50,8 @@ class FluidHighsSolver:
     ------
     SolverNotAvailableError
         highspy is missing or a version that gives wrong answers.
+    InvalidInputError
+        `coarser` is below 1.
 
     References
     ----------

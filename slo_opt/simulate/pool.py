@@ -177,9 +177,8 @@ def _over_ray(tasks: Sequence[Task], address: str, jobs: int) -> Iterator[tuple[
     try:
         _reach(address)
         if address == LOCAL:
-            ray.init(address=LOCAL, num_cpus=jobs, include_dashboard=False, **options)
-        else:
-            ray.init(address=address, **options)
+            options |= {"num_cpus": jobs, "include_dashboard": False}
+        ray.init(address=address, **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise InvalidInputError(f"--ray {address}: cannot be reached ({error}); expected HOST:PORT or local") from None
     try:
